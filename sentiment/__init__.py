@@ -1,0 +1,1 @@
+"""What train.py, evaluate.py and predict.py share. Start reading in train.py."""

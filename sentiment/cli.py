@@ -1,0 +1,81 @@
+"""The command line: flags as the Hugging Face example scripts spell them, every failure in one line."""
+
+import argparse
+import functools
+import math
+import os
+import sys
+
+
+class UserError(Exception):
+    """A mistake of the user's. The message says what was given, what is possible and what to do. Exit code 2."""
+
+
+class RunError(Exception):
+    """Something that failed while running, such as a loss that is not finite. Exit code 1."""
+
+
+def first_line(error):
+    """The first line of an exception's message, or its type if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes --a_b and --a-b alike, no abbreviations, and reports a mistake in one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        args = list(sys.argv[1:] if args is None else args)
+        for index, arg in enumerate(args):
+            if arg == "--":
+                break
+            if arg.startswith("--"):
+                flag, equals, value = arg[2:].partition("=")
+                args[index] = "--" + flag.replace("-", "_") + equals + value
+        return super().parse_args(args, namespace)
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def number(kind, low, high=math.inf, above=False):
+    """An argparse type: a finite `kind` (int or float) from `low` to `high`, or greater than `low` with `above`."""
+    wanted = f"{'an integer' if kind is int else 'a number'} {'above' if above else 'of at least'} {low}"
+    wanted += f" and at most {high}" if high < math.inf else ""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high) or (above and value == low) or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} given, {wanted} is needed")
+        return value
+
+    return parse
+
+
+def script(main):
+    """Make `main(argv=None)` end as a script should: one line on stderr and an exit code, never a traceback for
+    what a user can mend. 2: a user's mistake; 1: a failure while running; 130: Ctrl-C. Bugs keep their traceback.
+    """
+
+    @functools.wraps(main)
+    def run(argv=None):
+        try:
+            main(argv)
+        except UserError as error:
+            message, code = error, 2
+        except (RunError, OSError) as error:
+            message, code = error, 1
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
+        else:
+            return
+        name = os.path.basename(main.__code__.co_filename)
+        print(f"{name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+        raise SystemExit(code)
+
+    return run

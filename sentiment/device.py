@@ -1,0 +1,71 @@
+"""What the hardware is and can do: device, threads, precision."""
+
+import os
+import platform
+
+import torch
+
+from sentiment.cli import UserError
+
+
+def pick_device():
+    """The accelerator torch finds (CUDA, ROCm, Apple's MPS, ...), else the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def use_all_cores():
+    """Give torch this process's share of the cores that the system lets it use; the number of threads is returned.
+
+    `accelerate launch` and torchrun leave OMP_NUM_THREADS=1 behind when nobody chose a number. One therefore counts
+    as a choice only without a launcher; any other number always does.
+    """
+    launched = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"))
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    if chosen is None or (chosen == "1" and launched):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return torch.get_num_threads()
+
+
+def precisions():
+    """Precisions that the device computes natively, the one to prefer last: "no" (fp32), "fp16", "bf16"."""
+    device, possible = pick_device(), ["no"]
+    if device.type == "cuda":
+        possible += ["fp16"]
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            possible += ["bf16"]
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
+            possible += ["bf16"]
+    return possible
+
+
+def pick_precision(requested="auto"):
+    """One of `precisions`. "auto" is what the launcher was told, else the best; UserError for an impossible one.
+
+    A launcher that was told nothing says "no" too, so fp32 on better hardware takes --mixed_precision no.
+    """
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if requested == "auto" and told == "no":
+        return precisions()[-1]
+    wanted = told if requested == "auto" else requested
+    if wanted not in precisions():
+        source = "the launcher's mixed_precision" if requested == "auto" else "--mixed_precision"
+        raise UserError(f"{source} {wanted}: {describe()} computes {', '.join(precisions())}; without it: auto")
+    return wanted
+
+
+def autocast(device, precision):
+    """Context in which matrix products run in `precision`, as `pick_precision` gives it."""
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def describe():
+    """The device in words, such as "AMD EPYC" or "NVIDIA H100"."""
+    device = pick_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = "" if device.type != "cpu" else torch.cpu.get_capabilities().get("cpu_name", "")
+    return name or f"{device.type} ({platform.processor() or platform.machine()})"

@@ -1,0 +1,100 @@
+"""The tokenizer and the classifier of a Hub id or a folder, checked before anything is spent on them."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+from sentiment import hub
+from sentiment.cli import UserError
+from sentiment.data import READABLE_NAMES
+
+DEFAULT_FOLDER = "outputs/model"  # where train.py leaves a model, and the others look for one
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+
+def load(name, names=None):
+    """(tokenizer, classifier on the CPU) of a Hub id or a folder. Raises UserError.
+
+    names: classes to train for. A head for other classes, or none at all, is replaced by a new one, drawn from
+    torch's generator. Without `names` a head that was trained must be there.
+    """
+    if Path(name).is_dir() and not Path(name, "config.json").exists():
+        raise UserError(f"{name}: no model in this folder (no config.json); train.py and save_pretrained write one")
+    classifier, tokenizer = load_classifier(name, names), load_tokenizer(name)
+    rows = classifier.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the model knows {rows:,}")
+    return tokenizer, classifier
+
+
+def load_trained(name):
+    """As `load`, for a model that was fine-tuned: (tokenizer that cuts at the model's longest input, classifier)."""
+    if name == DEFAULT_FOLDER and not Path(name).exists():
+        raise UserError(f"no model in {name} yet: run train.py, or name a model by --model_name_or_path")
+    hub.connect(name)
+    tokenizer, classifier = load(name)
+    tokenizer.model_max_length = pick_max_length(None, tokenizer, classifier)
+    return tokenizer, classifier
+
+
+def load_tokenizer(name):
+    """The fast tokenizer of a Hub id or folder. Raises UserError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(hub.unavailable(name, error, "sample/model")) from error
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise UserError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json, or no padding token")
+    return tokenizer
+
+
+def load_classifier(name, names=None):
+    """The classifier of a Hub id or folder; `names` as in `load`. Raises UserError."""
+    head = {}
+    if names:
+        ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        head = {"num_labels": len(names), "problem_type": "single_label_classification", **ids}
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            dtype="float32",
+            use_safetensors=True,  # pickled weights are never read
+            trust_remote_code=False,
+            ignore_mismatched_sizes=bool(names),
+            output_loading_info=True,
+            **head,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(hub.unavailable(name, error, "sample/model")) from error
+    unfit = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
+    encoder = sorted(key for key in unfit if key.startswith(model.base_model_prefix + ".") and "pooler" not in key)
+    if encoder:
+        raise UserError(f"{name}: the weights do not fit config.json: {len(encoder)} tensors, such as {encoder[0]}")
+    if unfit and not names:
+        raise UserError(f"{name}: no trained classification head: fine-tune it with train.py first")
+    return model
+
+
+def class_names(model):
+    """Names of the model's classes by id; neg and pos read as negative and positive, as everywhere."""
+    return [READABLE_NAMES.get(name, name) for _, name in sorted(model.config.id2label.items())]
+
+
+def pick_max_length(requested, tokenizer, classifier):
+    """Tokens per review, special tokens included: `requested`, or 512, or fewer if the model takes fewer.
+
+    Raises UserError if more are requested than the model takes.
+    """
+    longest = tokenizer.model_max_length
+    if positions := getattr(classifier.config, "max_position_embeddings", None):
+        tables = (module for name, module in classifier.named_modules() if name.endswith("position_embeddings"))
+        padding = getattr(next(tables, None), "padding_idx", None)
+        # RoBERTa counts positions from the padding id on, so that many at the table's head are never used.
+        longest = min(longest, positions if padding is None else positions - padding - 1)
+    if requested and requested > longest:
+        raise UserError(f"--max_length {requested}: the model takes at most {longest} tokens")
+    return requested or min(512, longest)

@@ -1,0 +1,109 @@
+"""The run folder: all that passes between the scripts. README.md describes each file."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sentiment import hub
+from sentiment.cli import UserError, first_line
+
+RECORDS = ("run.json", "log.jsonl", "metrics.json", "status.json", "README.md")
+MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
+
+
+def refuse_used(folder, overwrite):
+    """Raise UserError if `folder` holds a run or a model, unless `overwrite`, or if it is no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder}: a file of this name is in the way; choose another folder")
+    held = next((name for name in (*MODEL_FILES, *RECORDS) if (folder / name).exists()), None)
+    if held and not overwrite:
+        raise UserError(
+            f"--output_dir {folder}: holds {held} of another run; choose another folder or add --overwrite_output_dir"
+        )
+
+
+@contextmanager
+def recorded(folder, run, active):
+    """Begin a run in `folder`: what an earlier one left goes, run.json holds `run`. status.json says how the block
+    ends, as finished or failed; until then, running. Does nothing on a process that is not `active`.
+    """
+    if not active:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*MODEL_FILES, *RECORDS):
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / "run.json", run)
+    write_status(folder, "running")
+    try:
+        yield
+    except BaseException as error:
+        write_status(folder, "failed", reason=first_line(error))
+        raise
+    write_status(folder, "finished")
+
+
+def write_status(folder, status, **more):
+    """status.json: running, finished or failed, since when, and `more` about it."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / "status.json", {"status": status, "time": now, **more})
+
+
+def write_json(path, value):
+    """Write `value` so that a reader, or a crash, finds the old file or the new one and never half of it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path, text):
+    """As write_json, for text."""
+    staged = path.with_name(f".tmp-{path.name}")
+    with open(staged, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)
+
+
+def read_json(path):
+    """The value in a JSON file, or None if there is no such file. Raises UserError for a file that is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def environment():
+    """What a result may depend on besides the settings: {"command", "git_commit", "versions", "platform"}."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "platform": platform.platform(),
+    }
+
+
+def git_commit():
+    """The commit of this checkout, "-dirty" behind it if files were changed; None without git or a checkout."""
+    if not shutil.which("git"):
+        return None
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    answer = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return answer.stdout.strip() or None
+
+
+def write_results(folder, run, scores):
+    """metrics.json, and the model card README.md, a function of run.json and metrics.json, if the run is known."""
+    write_json(folder / "metrics.json", scores)
+    if run:
+        write_text(folder / "README.md", hub.model_card(run, scores))

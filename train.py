@@ -1,0 +1,182 @@
+"""Fine-tune an encoder to tell positive texts from negative ones, with a hand-written loop on Accelerate.
+
+    accelerate launch --config_file accelerate_config.yaml train.py
+    python train.py --model_name_or_path sample/model --dataset_name sample/reviews --learning_rate 1e-3
+
+Top to bottom: read and check the reviews, load the encoder, train, score the test reviews, save. README.md describes
+the settings and the files that are left in --output_dir.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from sentiment import batches, data, device, hub, inference, metrics, model, run_folder
+from sentiment.cli import Parser, RunError, UserError, number, script
+from sentiment.report import TrainingLog
+
+
+def parse_args(argv):
+    parser = Parser(description="Fine-tune an encoder for text sentiment.")
+    add = parser.add_argument_group("what").add_argument
+    add("--model_name_or_path", default="distilbert/distilbert-base-uncased", help="Hub id or folder")
+    add("--dataset_name", default="stanfordnlp/imdb", help="Hub id, folder with train and test files, or one file")
+    add("--text_column", default="text", help="column of the texts")
+    add("--label_column", default="label", help="column of the labels: integers or strings")
+    add("--max_train_samples", type=number(int, 0), default=1000, help="training reviews, drawn evenly; 0: all")
+    add("--max_eval_samples", type=number(int, 0), default=100, help="test reviews, drawn evenly; 0: all")
+    add("--max_length", type=number(int, 8), help="tokens per review (default: 512, or fewer if the model takes fewer)")
+    add("--output_dir", type=Path, default=Path(model.DEFAULT_FOLDER), help="where everything of the run goes")
+    add("--overwrite_output_dir", action="store_true", help="replace the run that --output_dir holds")
+    add = parser.add_argument_group("how").add_argument
+    add("--train_batch_size", type=number(int, 1), default=16, help="reviews per update over all processes")
+    add("--learning_rate", type=number(float, 0, above=True), default=5e-5, help="AdamW's, at the end of the warm-up")
+    add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's; not on biases and norms")
+    add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
+    add("--num_train_epochs", type=number(int, 1), default=3, help="passes over the training reviews")
+    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
+    add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
+    return parser.parse_args(argv)
+
+
+def learning_rate(update, updates, peak, warmup_ratio):
+    """The rate that update 1 <= `update` <= `updates` uses: a straight line up to `peak` over the first
+    ceil(warmup_ratio * updates) updates, another one down from it; never 0. Without warm-up it starts at `peak`.
+    """
+    warmup = math.ceil(warmup_ratio * updates)
+    if update <= warmup:
+        return peak * update / warmup
+    return peak * (updates - update + 1) / (updates - warmup)
+
+
+def make_optimizer(parameters, weight_decay):
+    """AdamW; biases and norms (the parameters with one dimension) do not decay. The rate is set at every update."""
+    decaying = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def sum_over_processes(accelerator, parameters, loss):
+    """Add up the gradients, in place, and the loss of all processes, in one flat reduction; returns the loss.
+
+    A process without reviews adds zeros. Parameters that no review reaches get zeros on any number of processes.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if accelerator.num_processes == 1:
+        return loss.item()
+    gradients = [parameter.grad for parameter in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients] + [loss.flatten()])
+    *sums, loss = accelerator.reduce(flat, "sum").split([gradient.numel() for gradient in gradients] + [1])
+    for gradient, total in zip(gradients, sums, strict=True):
+        gradient.copy_(total.view_as(gradient))
+    return loss.item()
+
+
+def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate, log):
+    """The loop. reviews: token ids, one tensor each; labels: class ids. Returns what `evaluate` said last."""
+    lengths = [len(review) for review in reviews]
+    parameters = list(classifier.parameters())
+    optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
+    updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
+    update = 0
+    for epoch in range(1, args.num_train_epochs + 1):
+        for batch in batches.global_batches(len(reviews), args.train_batch_size, args.seed, epoch):
+            started = time.perf_counter()
+            update += 1
+            classifier.train()
+            torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
+            loss = torch.zeros((), device=accelerator.device)
+            mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
+            for micro_batch in batches.micro_batches(mine, lengths, inference.MAX_TOKENS):
+                inputs = batches.pad([reviews[i] for i in micro_batch], pad_token_id, accelerator.device)
+                targets = torch.tensor([labels[i] for i in micro_batch], device=accelerator.device)
+                with accelerator.autocast():
+                    logits = classifier(**inputs).logits
+                # The sum over the reviews here, divided once by the number of reviews everywhere: an exact mean.
+                part = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / len(batch)
+                accelerator.backward(part)
+                loss += part.detach()
+            loss = sum_over_processes(accelerator, parameters, loss)
+            if not math.isfinite(loss):
+                raise RunError(f"the loss of update {update} is {loss}; a lower --learning_rate may help")
+            if args.max_grad_norm:
+                accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+            rate = learning_rate(update, updates, args.learning_rate, args.warmup_ratio)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+            tokens, seconds = sum(lengths[i] for i in batch), time.perf_counter() - started
+            log.update(
+                len(batch), step=update, epoch=epoch, loss=loss, learning_rate=rate, tokens=tokens, seconds=seconds
+            )
+        scores = evaluate()
+        log.evaluation(update, scores)
+    log.close()
+    return scores
+
+
+@script
+def main(argv=None):
+    args = parse_args(argv)
+    run_folder.refuse_used(args.output_dir, args.overwrite_output_dir)
+    if args.output_dir.resolve() == Path(args.model_name_or_path).resolve():
+        raise UserError(f"--output_dir {args.output_dir}: is the folder of the model; choose another one")
+    hub.connect(args.model_name_or_path, args.dataset_name)
+    precision = device.pick_precision(args.mixed_precision)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(f"{accelerator.distributed_type.value}: the model is not sharded here; MULTI_GPU is possible")
+    hardware = {
+        "device": device.describe(),
+        "processes": accelerator.num_processes,
+        "threads": device.use_all_cores(),
+        "precision": precision,
+    }
+
+    train_reviews, test_reviews, names, report = data.load_train_and_test(args)
+    torch.manual_seed(args.seed)  # for the new head: the same on every process
+    tokenizer, classifier = model.load(args.model_name_or_path, names)
+    args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer, classifier)
+    train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
+    test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)
+    train_labels = [names.index(label) for label in train_reviews.labels]
+    test_labels = [names.index(label) for label in test_reviews.labels]
+    cut = (train_cut + test_cut) / (len(train_ids) + len(test_ids))
+    accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
+    accelerator.print(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens and are cut")
+    accelerator.print(f"model     {args.model_name_or_path}: {classifier.num_parameters():,} parameters")
+    accelerator.print("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
+
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
+    run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware, "reviews": reviews}
+    classifier.to(accelerator.device)
+
+    def evaluate():
+        logits = inference.shared_logits(accelerator, classifier, test_ids, tokenizer.pad_token_id, precision)
+        return metrics.score(logits, test_labels, names)
+
+    with run_folder.recorded(args.output_dir, run, accelerator.is_main_process):
+        log = TrainingLog(args.output_dir, args.num_train_epochs * len(train_ids), accelerator.is_main_process)
+        scores = train(args, accelerator, classifier, train_ids, train_labels, tokenizer.pad_token_id, evaluate, log)
+        if accelerator.is_main_process:
+            classifier.save_pretrained(args.output_dir)
+            tokenizer.save_pretrained(args.output_dir)
+            run_folder.write_results(args.output_dir, run, {**scores, "dataset": args.dataset_name, "split": "test"})
+    accelerator.end_training()
+    there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"
+    accelerator.print(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")
+    accelerator.print(f"the model is in {args.output_dir}; next: python evaluate.py{there}")
+
+
+if __name__ == "__main__":
+    main()
