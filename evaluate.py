@@ -43,11 +43,15 @@ def load_reviews(args, run):
     label_column = args.label_column or trained_on.get("label_column", "label")
     if trained_on and args.split == "test" and args.max_eval_samples is None:
         return data.find_again(dataset, run["reviews"]["eval"], text_column, label_column), run["labels"], dataset
-    split = "train" if Path(dataset).is_file() else args.split
+    one_file = Path(dataset).is_file()
+    split = "train" if one_file else args.split
     reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
+    if reviews and one_file and trained_on:  # never score what was trained on, unless --split train asks for it
+        seen = set(run["reviews"]["train"]["rows"])
+        reviews = reviews.at([i for i, row in enumerate(reviews.rows) if row not in seen])
     if not reviews:
         raise UserError(f"--split {split}: {dataset} has no such split, or no review with a text and a label in it")
-    return data.draw(reviews, args.max_eval_samples, "test"), names, dataset
+    return data.draw(reviews, args.max_eval_samples, f"{settings.get('seed', 42)}/test"), names, dataset
 
 
 def class_ids(labels, names, classes):
