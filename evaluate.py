@@ -22,7 +22,7 @@ def parse_args(argv):
     add("--split", default="test", help="of a Hub id or a folder; a file has only one")
     add("--text_column", help="column of the texts (default: as in training, else text)")
     add("--label_column", help="column of the labels (default: as in training, else label)")
-    add("--max_eval_samples", type=number(int, 0), help="drawn evenly; 0: all (default: the very reviews of train.py)")
+    add("--max_eval_samples", type=number(int, 0), help="drawn stratified; 0: all (default: the very reviews of train.py)")
     add(
         "--output_dir",
         type=Path,

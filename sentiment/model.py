@@ -19,8 +19,8 @@ logging.disable_progress_bar()
 def load(name, names=None):
     """(tokenizer, classifier on the CPU) of a Hub id or a folder. Raises UserError.
 
-    names: classes to train for. A head for other classes, or none at all, is replaced by a new one, drawn from
-    torch's generator. Without `names` a head that was trained must be there.
+    names: classes to train for. A head for another number of classes, or none at all, is replaced by a new one, drawn
+    from torch's generator. Without `names` a trained head must be there.
     """
     if Path(name).is_dir() and not Path(name, "config.json").exists():
         raise UserError(f"{name}: no model in this folder (no config.json); train.py and save_pretrained write one")
