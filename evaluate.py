@@ -22,12 +22,8 @@ def parse_args(argv):
     add("--split", default="test", help="of a Hub id or a folder; a file has only one")
     add("--text_column", help="column of the texts (default: as in training, else text)")
     add("--label_column", help="column of the labels (default: as in training, else label)")
-    add("--max_eval_samples", type=number(int, 0), help="drawn stratified; 0: all (default: the very reviews of train.py)")
-    add(
-        "--output_dir",
-        type=Path,
-        help="for metrics.json (default: the model's folder; for a Hub id outputs/evaluation)",
-    )
+    add("--max_eval_samples", type=number(int, 0), help="drawn stratified; 0: all (default: those train.py scored)")
+    add("--output_dir", type=Path, help="for metrics.json (default: the model's folder, or outputs/evaluation)")
     return parser.parse_args(argv)
 
 
