@@ -69,6 +69,8 @@ def class_ids(labels, names, classes):
 def main(argv=None):
     args = parse_args(argv)
     folder = Path(args.model_name_or_path)
+    output_dir = args.output_dir or (folder if folder.is_dir() else Path("outputs/evaluation"))
+    run_folder.refuse_unwritable(output_dir)
     device.use_all_cores()
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")  # see precision below
     tokenizer, classifier = model.load_trained(args.model_name_or_path)
@@ -85,7 +87,6 @@ def main(argv=None):
     logits = inference.shared_logits(accelerator, classifier, encoded, tokenizer.pad_token_id, precision)
     scores = {**metrics.score(logits, labels, classes), "dataset": dataset, "split": reviews.split}
 
-    output_dir = args.output_dir or (folder if folder.is_dir() else Path("outputs/evaluation"))
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         run_folder.write_results(output_dir, run, scores)

@@ -127,6 +127,7 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
 @script
 def main(argv=None):
     args = parse_args(argv)
+    run_folder.refuse_unwritable(args.output_dir)
     run_folder.refuse_used(args.output_dir, args.overwrite_output_dir)
     if args.output_dir.resolve() == Path(args.model_name_or_path).resolve():
         raise UserError(f"--output_dir {args.output_dir}: is the folder of the model; choose another one")

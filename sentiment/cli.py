@@ -48,9 +48,10 @@ def number(kind, low, high=math.inf, above=False):
     def parse(text):
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low <= value <= high) or (above and value == low) or math.isinf(value):
+            sensible = low <= value <= high and math.isfinite(value) and not (above and value == low)
+        except (ValueError, OverflowError):
+            sensible = False
+        if not sensible:
             raise argparse.ArgumentTypeError(f"{text!r} given, {wanted} is needed")
         return value
 

@@ -104,10 +104,10 @@ def read_file(path, *text_columns):
     options = {"keep_default_na": False, "converters": dict.fromkeys(text_columns, str)} if reader == "csv" else {}
     try:
         data = datasets.load_dataset(reader, data_files=[str(path)], split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration) as error:
+    except (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration, OSError, EOFError) as error:
         cause = error.__cause__ or error
         if type(cause) is OSError:  # a full disk, say: not the file's fault
-            raise cause from error
+            raise cause from None
         reason = "it has no rows" if "no data" in str(cause) else first_line(cause)
         hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""
         raise UserError(f"{path}: cannot be read as {reader}: {reason}{hint}") from error

@@ -49,6 +49,8 @@ def load_tokenizer(name):
         raise UserError(hub.unavailable(name, error, "sample/model")) from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise UserError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json, or no padding token")
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what AutoTokenizer makes of no files at all
+        raise UserError(f"{name}: no tokenizer there (no tokenizer.json); save the model's own beside it")
     return tokenizer
 
 

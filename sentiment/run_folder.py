@@ -19,10 +19,16 @@ MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_
 LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
 
 
+def refuse_unwritable(folder):
+    """Raise UserError if `folder` is not there and cannot be made, or cannot be written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if there.is_dir() else "is a file"
+        raise UserError(f"--output_dir {folder}: {there} {reason}; choose another folder")
+
+
 def refuse_used(folder, overwrite):
-    """Raise UserError if `folder` holds a run or a model, unless `overwrite`, or if it is no folder."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder}: a file of this name is in the way; choose another folder")
+    """Raise UserError if `folder` holds a run or a model, unless `overwrite`."""
     held = next((name for name in (*MODEL_FILES, *RECORDS) if (folder / name).exists()), None)
     if held and not overwrite:
         raise UserError(
