@@ -54,14 +54,17 @@ def class_ids(labels, names, classes):
     """The model's class id of each label: by name, whatever its case; else the label is the id; else, for a model
     whose classes never got names (LABEL_0, ...), by the order of the data set's `names`. Raises UserError.
     """
-    by_name = {name.casefold(): i for i, name in enumerate(classes)}
+    by_name = {name: i for i, name in enumerate(classes)}
+    by_name_in_any_case = {
+        label: i for label in set(labels) for name, i in by_name.items() if label.casefold() == name.casefold()
+    }
     by_id = {str(i): i for i in range(len(classes))}
-    unnamed = by_name.keys() == {f"label_{i}" for i in range(len(names))}
-    by_order = {name.casefold(): i for i, name in enumerate(names)} if unnamed else {}
-    for ids in (by_name, by_id, by_order):
-        if all(label.casefold() in ids for label in labels):
-            return [ids[label.casefold()] for label in labels]
-    unknown = sorted({label for label in labels if label.casefold() not in by_name})
+    unnamed = classes == [f"LABEL_{i}" for i in range(len(names))]
+    by_order = {name: i for i, name in enumerate(names)} if unnamed else {}
+    for ids in (by_name, by_name_in_any_case, by_id, by_order):
+        if all(label in ids for label in labels):
+            return [ids[label] for label in labels]
+    unknown = sorted({label for label in labels if label not in by_name_in_any_case})
     raise UserError(f"labels {', '.join(unknown[:5])}: the model knows {len(classes)} classes, {', '.join(classes)}")
 
 
@@ -85,12 +88,12 @@ def main(argv=None):
         precision = device.pick_precision()
     classifier.to(accelerator.device)
     logits = inference.shared_logits(accelerator, classifier, encoded, tokenizer.pad_token_id, precision)
-    scores = {**metrics.score(logits, labels, classes), "dataset": dataset, "split": reviews.split}
+    scores = {**metrics.score(logits, labels, classes), "dataset": dataset, "split": args.split}
 
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         run_folder.write_results(output_dir, run, scores)
-    accelerator.print(f"{args.model_name_or_path} on {dataset}, split {reviews.split}, in {precision}, {cut:,} cut")
+    accelerator.print(f"{args.model_name_or_path} on {dataset}, split {args.split}, in {precision}, {cut:,} cut")
     accelerator.print(metrics.table(scores))
     accelerator.print(f"written to {output_dir / 'metrics.json'}")
     accelerator.end_training()

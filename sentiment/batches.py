@@ -10,7 +10,7 @@ def global_batches(size, batch_size, seed, epoch):
     """The epoch's updates: a permutation of `size` reviews cut into batches; the last one may be short.
 
     >>> global_batches(5, 2, seed=1, epoch=0)
-    [[4, 0], [3, 1], [2]]
+    [[2, 1], [0, 4], [3]]
     """
     order = list(range(size))
     random.Random(f"{seed}/{epoch}").shuffle(order)

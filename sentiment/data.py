@@ -1,9 +1,11 @@
 """A Hub id, a folder or a file -> labelled reviews; checks, subsets, tokens."""
 
+import glob
 import hashlib
 import json
 import math
 import random
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +60,9 @@ def load_split(name, split, text_column="text", label_column="label"):
         files = [path / (split + ending) for ending in endings if (path / (split + ending)).exists()]
         if len(files) > 1:
             raise UserError(f"{name}: both {files[0].name} and {files[1].name}; leave one file for {split}")
-        data = read_file(files[0], text_column, label_column) if files else None
+        data = read_file(files[0]) if files else None
     elif path.exists():
-        data = read_file(path, text_column, label_column) if split == "train" else None
+        data = read_file(path) if split == "train" else None
     else:
         data = read_hub(name).get(split)
     if data is None:
@@ -86,12 +88,17 @@ def read_hub(name):
     datasets = quiet_datasets()
     try:
         return datasets.load_dataset(name)
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
-        raise UserError(hub.unavailable(name, error, "sample/reviews")) from error
+    except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ or error
+        if type(cause) is OSError:  # a full disk, say
+            raise cause from None
+        raise UserError(hub.unavailable(name, cause, "sample/reviews")) from error
 
 
-def read_file(path, *text_columns):
-    """The datasets.Dataset in one file. CSV fields of `text_columns` stay as they are, "NA", "null" and "007" too."""
+def read_file(path):
+    """The datasets.Dataset in one file. CSV fields stay the strings they are, "NA", "null" and "007" too."""
+    import pandas  # here, as datasets is, and by which it comes
+
     datasets = quiet_datasets()
     if path.name.endswith(COMPRESSED):
         reader = READERS[Path(path.stem).suffix]
@@ -101,9 +108,12 @@ def read_file(path, *text_columns):
         raise UserError(f"{path}: cannot read this kind of file; {', '.join([*READERS, *COMPRESSED])} are possible")
     if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty; a column of texts and one of labels are needed")
-    options = {"keep_default_na": False, "converters": dict.fromkeys(text_columns, str)} if reader == "csv" else {}
+    options = {}
     try:
-        data = datasets.load_dataset(reader, data_files=[str(path)], split="train", **options)
+        if reader == "csv":  # all columns as they are: types guessed from the first rows may not fit the others
+            columns = pandas.read_csv(path, nrows=0).columns
+            options = {"keep_default_na": False, "converters": dict.fromkeys(columns, str)}
+        data = datasets.load_dataset(reader, data_files=[glob.escape(str(path))], split="train", **options)
     except (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration, OSError, EOFError) as error:
         cause = error.__cause__ or error
         if type(cause) is OSError:  # a full disk, say: not the file's fault
@@ -111,7 +121,7 @@ def read_file(path, *text_columns):
         reason = "it has no rows" if "no data" in str(cause) else first_line(cause)
         hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""
         raise UserError(f"{path}: cannot be read as {reader}: {reason}{hint}") from error
-    if any(column.startswith("__index_level_") for column in data.column_names):
+    if reader == "csv" and any(column.startswith("__index_level_") for column in data.column_names):
         raise UserError(f"{path}: cannot be read as csv: rows have more fields than the header (quote the texts)")
     return data
 
@@ -132,15 +142,13 @@ def labelled(split, texts, labels, feature):
 def label_name(label, names=None):
     """The name people read of a label, or "" if it is missing: None, nan, an empty string, a negative ClassLabel.
 
-    `names` are a ClassLabel's. 1 and 1.0 are both "1": a column of integers with gaps is often read as floats.
+    `names` are a ClassLabel's. 1 and 1.0 are both "1": a column of integers with gaps is often written as floats.
     """
-    if isinstance(label, float):
-        label = None if math.isnan(label) else int(label) if label.is_integer() else label
-    if label is None or (names and label < 0):
+    if label is None or label != label or (names and label < 0):
         return ""
     if isinstance(label, (list, dict)):
         raise UserError(f"--label_column: one integer or string for each review is needed, not {label!r}")
-    name = names[label] if names else str(label).strip()
+    name = names[label] if names else re.sub(r"^(-?[0-9]+)\.0$", r"\1", str(label).strip())
     return READABLE_NAMES.get(name, name)
 
 
@@ -148,8 +156,8 @@ def class_names(labels, names=None):
     """Classes in the order of their ids: a ClassLabel's own; integers by value; strings by the alphabet."""
     if names:
         return [READABLE_NAMES.get(name, name) for name in names]
-    found = set(labels)
-    return sorted(found, key=int) if all(name.lstrip("-").isdecimal() for name in found) else sorted(found)
+    found = sorted(set(labels))
+    return sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]+", name) for name in found) else found
 
 
 def stratified(labels, size, seed, at_least=0):

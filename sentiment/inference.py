@@ -3,6 +3,7 @@
 import torch
 
 from sentiment import batches
+from sentiment.cli import RunError
 from sentiment.device import autocast
 
 MAX_TOKENS = 8192  # in one forward pass, padding included
@@ -23,6 +24,8 @@ def logits(model, reviews, pad_token_id, precision, advance=lambda count: None):
         with autocast(model.device, precision):
             result[batch] = model(**inputs).logits.float().cpu()
         advance(len(batch))
+    if not torch.isfinite(result).all():
+        raise RunError("the model's answers are not finite numbers: its weights are damaged, or its training diverged")
     return result
 
 

@@ -13,9 +13,9 @@ def positive_class(names):
 def score(logits, labels, names):
     """Metrics of float [N, C] logits against N class ids, as plain numbers for metrics.json.
 
-    f1, precision and recall are those of the positive class for two classes, else the mean over the classes (macro);
-    roc_auc is one against the rest, None where a class has no review. loss: mean cross-entropy in nats.
-    confusion_matrix: one row for each true class, one column for each predicted one.
+    f1, precision and recall are those of the positive class for two classes, else the mean (macro) over the classes
+    that have a review or a prediction; roc_auc is one against the rest, None where a class has no review. loss: mean
+    cross-entropy in nats. confusion_matrix: one row for each true class, one column for each predicted one.
     """
     labels = torch.as_tensor(labels)
     probabilities = logits.double().softmax(dim=1)

@@ -37,7 +37,7 @@ def load_trained(name):
         raise UserError(f"no model in {name} yet: run train.py, or name a model by --model_name_or_path")
     hub.connect(name)
     tokenizer, classifier = load(name)
-    tokenizer.model_max_length = pick_max_length(None, tokenizer, classifier)
+    tokenizer.model_max_length = longest_input(tokenizer, classifier)
     return tokenizer, classifier
 
 
@@ -87,9 +87,20 @@ def class_names(model):
 
 
 def pick_max_length(requested, tokenizer, classifier):
-    """Tokens per review, special tokens included: `requested`, or 512, or fewer if the model takes fewer.
+    """Tokens per review in training, special ones included: `requested`, or 512, or fewer if the model takes fewer.
 
     Raises UserError if more are requested than the model takes.
+    """
+    longest = longest_input(tokenizer, classifier)
+    if requested and requested > longest:
+        raise UserError(f"--max_length {requested}: the model takes at most {longest} tokens")
+    return requested or min(512, longest)
+
+
+def longest_input(tokenizer, classifier):
+    """Most tokens of one text, special ones included: the tokenizer's limit, or fewer if the model has fewer positions.
+
+    For a model from train.py that is the length it was trained with.
     """
     longest = tokenizer.model_max_length
     if positions := getattr(classifier.config, "max_position_embeddings", None):
@@ -97,6 +108,4 @@ def pick_max_length(requested, tokenizer, classifier):
         padding = getattr(next(tables, None), "padding_idx", None)
         # RoBERTa counts positions from the padding id on, so that many at the table's head are never used.
         longest = min(longest, positions if padding is None else positions - padding - 1)
-    if requested and requested > longest:
-        raise UserError(f"--max_length {requested}: the model takes at most {longest} tokens")
-    return requested or min(512, longest)
+    return longest

@@ -1,0 +1,94 @@
+"""The order of the reviews and who computes them."""
+
+import hashlib
+import itertools
+import random
+
+import pytest
+import torch
+
+from sentiment import batches
+
+
+def lengths_of(count, seed=0, longest=60):
+    return [random.Random(f"{seed}/{i}").randint(3, longest) for i in range(count)]
+
+
+def flat(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+@pytest.mark.parametrize("batch_size", range(1, 10))
+def test_an_epoch_holds_every_review_once_in_full_batches_but_the_last(batch_size):
+    for size in range(1, 41):
+        drawn = batches.global_batches(size, batch_size, seed=3, epoch=1)
+        assert sorted(flat(drawn)) == list(range(size))
+        full, rest = divmod(size, batch_size)
+        assert [len(batch) for batch in drawn] == [batch_size] * full + [rest] * (rest > 0)
+
+
+def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
+    def order(seed, epoch):
+        return tuple(flat(batches.global_batches(40, 8, seed, epoch)))
+
+    first = order(1, 1)
+    random.seed(5)
+    torch.manual_seed(5)
+    assert order(1, 1) == first
+    assert flat(batches.global_batches(40, 3, 1, 1)) == list(first)  # the same permutation, cut otherwise
+    assert len({order(seed, epoch) for seed in range(12) for epoch in range(12)}) == 144
+    assert batches.global_batches(5, 2, seed=1, epoch=0) == [[2, 1], [0, 4], [3]]  # as in the docstring
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_shares_are_disjoint_cover_the_batch_and_are_balanced(processes):
+    for size in range(1, 25):
+        lengths = lengths_of(100, seed=size)
+        batch = random.Random(size).sample(range(100), size)
+        shares = [batches.share(batch, lengths, process, processes) for process in range(processes)]
+        assert sorted(flat(shares)) == sorted(batch)
+        tokens = [sum(lengths[i] for i in share) for share in shares]
+        assert max(tokens) - min(tokens) <= max(lengths[i] for i in batch)
+        assert sum(not share for share in shares) == max(0, processes - size)
+
+
+def test_a_long_review_is_balanced_by_several_short_ones():
+    shares = [batches.share([0, 1, 2, 3], [10, 10, 10, 30], process, 2) for process in range(2)]
+    assert sorted(map(sorted, shares)) == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 59, 60, 61, 300, 10**6])
+def test_micro_batches_cover_the_share_and_keep_to_the_limit_with_padding(max_tokens):
+    for size in range(30):
+        lengths = lengths_of(50, seed=size)
+        share = random.Random(size).sample(range(50), size)
+        cut = batches.micro_batches(share, lengths, max_tokens)
+        assert sorted(flat(cut)) == sorted(share)
+        for batch in cut:
+            assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= max_tokens
+
+
+def test_a_review_over_the_limit_goes_alone_and_the_others_fill_their_passes():
+    lengths = [5, 100, 5, 5, 5, 5]
+    cut = batches.micro_batches(range(6), lengths, 20)
+    assert [[lengths[i] for i in batch] for batch in cut] == [[100], [5, 5, 5, 5], [5]]
+
+
+def test_pad_gives_ids_and_a_mask_of_the_real_tokens():
+    reviews = [torch.tensor([2, 7, 3]), torch.tensor([2, 3]), torch.tensor([9])]
+    inputs = batches.pad(reviews, 1, torch.device("cpu"))
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert inputs["input_ids"].tolist() == [[2, 7, 3], [2, 3, 1], [9, 1, 1]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
+    assert {tensor.dtype for tensor in inputs.values()} == {torch.int64}
+
+
+def test_the_mask_goes_by_length_where_a_text_holds_the_padding_token():
+    inputs = batches.pad([torch.tensor([2, 0, 3]), torch.tensor([2])], 0, torch.device("cpu"))
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_dropout_seeds_are_the_first_four_bytes_of_a_hash_and_do_not_repeat():
+    assert batches.dropout_seed(42, 7, 1) == int(hashlib.sha256(b"42/7/1").hexdigest()[:8], 16)
+    places = itertools.product(range(10), range(1, 11), range(10))
+    assert len({batches.dropout_seed(*place) for place in places}) == 1000

@@ -1,0 +1,266 @@
+"""From files to labelled reviews, subsets and tokens."""
+
+import argparse
+import gzip
+import json
+import os
+from collections import Counter
+
+import datasets
+import pandas
+import pytest
+import tiny
+import transformers
+
+from sentiment import data
+from sentiment.cli import UserError
+
+ROWS = [("A fine film.", "positive"), ('Dull, "slow"\nand long.', "negative"), ("Ça m'a plu — ★", "positive")]
+
+
+def write_any(path, rows):
+    """Rows into a file of any kind that can be read, by other code than the project's."""
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_list([dict(zip(("text", "label"), row, strict=True)) for row in rows]).to_parquet(path)
+        return path
+    tiny.write(plain, rows)
+    if plain != path:
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    return path
+
+
+def load(path, rows=None, split="train"):
+    """(texts, labels, names, left out) of a file, which is written first if `rows` are given."""
+    if rows is not None:
+        write_any(path, rows)
+    reviews, names, left_out = data.load_split(str(path), split)
+    return reviews.texts, reviews.labels, names, left_out
+
+
+KINDS = [".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_is_read_alone_and_in_a_folder(tmp_path, kind):
+    texts, labels = map(list, zip(*ROWS, strict=True))
+    wanted = (texts, labels, ["negative", "positive"], {"text": 0, "label": 0})
+    assert load(tmp_path / f"reviews{kind}", ROWS) == wanted
+    write_any(tmp_path / f"validation{kind}", ROWS)
+    assert load(tmp_path, split="validation") == wanted
+    assert data.load_split(str(tmp_path), "test")[0] is None
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl.gz", ".csv.gz"])
+def test_a_file_that_was_changed_is_read_anew(tmp_path, kind):
+    path = tmp_path / f"train{kind}"
+    assert load(path, ROWS)[0] == [text for text, _ in ROWS]
+    write_any(path, ROWS[:2])
+    os.utime(path, (2e9, 2e9))  # a file system may be too coarse to tell the two apart
+    assert load(path)[0] == [text for text, _ in ROWS[:2]]
+
+
+LOOK_ALIKES = ["NA None null nan 007 1.0 true 2020-01-01 #N/A", "007 08 1.50", "true false true", "inf nan"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texts", [line.split() for line in LOOK_ALIKES], ids=LOOK_ALIKES)
+def test_texts_that_look_like_missing_values_or_numbers_are_texts(tmp_path, kind, texts):
+    assert load(tmp_path / f"train{kind}", [(text, "ab"[i % 2]) for i, text in enumerate(texts)])[0] == texts
+
+
+@pytest.mark.parametrize("name", ["reviews [final].csv", "what?*.jsonl", "a b#c%20.parquet", "ümlaut.csv"])
+def test_a_file_may_have_any_name(tmp_path, name):
+    assert len(load(tmp_path / name, ROWS)[0]) == 3
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_either_line_ending_are_read(tmp_path, kind, newline):
+    path = write_any(tmp_path / f"train{kind}", [("good film", "a"), ("bad film", "b")])
+    path.write_bytes(b"\xef\xbb\xbf" + newline.join(path.read_text(encoding="utf-8").splitlines()).encode())
+    assert load(path)[:2] == (["good film", "bad film"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([10, 2, 1, 2], ["1", "2", "10"]),
+        ([5, 4, 3, 2, 1], ["1", "2", "3", "4", "5"]),
+        ([1, -1, 1], ["-1", "1"]),
+        (["pos", "neg", "pos"], ["negative", "positive"]),
+        (["b", "C", "a"], ["C", "a", "b"]),
+        ([True, False], ["False", "True"]),
+        (["10", "9", "x"], ["10", "9", "x"]),
+        (["--5", "--6"], ["--5", "--6"]),
+    ],
+)
+def test_classes_are_integers_by_value_or_strings_by_the_alphabet(tmp_path, labels, names):
+    rows = [(f"text {i}", label) for i, label in enumerate(labels)]
+    for kind in (".jsonl", ".csv"):
+        _, found, classes, _ = load(tmp_path / f"train{kind}", rows)
+        assert classes == names
+        assert found == [data.READABLE_NAMES.get(label, str(label)) for label in labels]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet", ".csv"])
+def test_integers_with_gaps_are_not_taken_for_other_classes(tmp_path, kind):
+    rows = [("a", 0.0), ("b", None), ("c", 1.0), ("d", 10.0), ("e", 2.0)]
+    assert load(tmp_path / f"train{kind}", rows)[1:] == (
+        ["0", "1", "10", "2"],
+        ["0", "1", "2", "10"],
+        {"text": 0, "label": 1},
+    )
+
+
+def test_the_order_of_classes_does_not_hang_on_the_order_of_a_set():
+    """Which is another one in every process; ties by value are broken by the alphabet."""
+    wanted = ["-0", "0", "00", "000", "001", "01", "1"]
+    assert data.class_names([*wanted[::2], *wanted[1::2]]) == wanted
+
+
+def test_a_class_label_gives_names_in_its_own_order_and_minus_one_is_missing(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["pos", "neg", "so"])}
+    )
+    rows = {"text": ["a", "b", "c"], "label": [1, -1, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    wanted = (["a", "c"], ["negative", "positive"], ["positive", "negative", "so"], {"text": 0, "label": 1})
+    assert load(tmp_path / "train.parquet") == wanted
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_reviews_without_text_or_label_are_left_out_counted_and_keep_the_row_numbers(tmp_path, kind):
+    rows = [("one", "a"), ("", "b"), ("two", None), (" \n", "a"), ("three", "b"), (None, None), ("four", " a ")]
+    reviews, names, left_out = data.load_split(str(write_any(tmp_path / f"train{kind}", rows)), "train")
+    assert (reviews.texts, reviews.labels, reviews.rows) == (["one", "three", "four"], ["a", "b", "a"], [0, 4, 6])
+    assert (names, left_out) == (["a", "b"], {"text": 3, "label": 1})
+
+
+def test_a_table_that_pandas_shuffled_and_saved_is_read(tmp_path):
+    """Its index becomes a further column of the file."""
+    pandas.DataFrame(ROWS, columns=["text", "label"]).iloc[[2, 0, 1]].to_parquet(tmp_path / "train.parquet")
+    reviews, _, _ = data.load_split(str(tmp_path), "train")
+    assert (reviews.texts, reviews.rows) == ([ROWS[i][0] for i in (2, 0, 1)], [0, 1, 2])
+
+
+def test_rows_with_too_few_fields_miss_their_label(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\none,a\ntwo\nthree,b\n")
+    assert load(tmp_path / "train.csv") == (["one", "three"], ["a", "b"], ["a", "b"], {"text": 0, "label": 1})
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+def test_columns_that_are_not_asked_for_may_hold_anything(tmp_path, kind):
+    """Both readers work in pieces and guess the types from the first one."""
+    rows = [(f"text {i}", "ab"[i % 2], 4 if i < 30_000 else "four stars") for i in range(30_100)]
+    path = tiny.write(tmp_path / f"train{kind}", rows, columns=("text", "label", "stars"))
+    assert len(load(path)[0]) == 30_100
+
+
+LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
+
+
+@pytest.mark.parametrize("size", range(0, 101, 5))
+def test_stratified_shares_the_places_as_the_classes_share_the_reviews(size):
+    drawn = data.stratified(LABELS, size, seed=1)
+    assert len(drawn) == size
+    assert drawn == sorted(set(drawn))
+    counts = Counter(LABELS[i] for i in drawn)
+    for label, count in Counter(LABELS).items():
+        assert abs(counts[label] - size * count / 100) < 1
+
+
+def test_stratified_by_hand():
+    # Quotients 60/1, 60/3, 30/1, 60/5, 30/3, ... : the ten largest are six of a, three of b, one of c.
+    drawn = data.stratified(LABELS, 10, seed=1)
+    assert Counter(LABELS[i] for i in drawn) == {"a": 6, "b": 3, "c": 1}
+    drawn = data.stratified(LABELS, 10, seed=1, at_least=1)
+    # One for each class, then six more: a 60/3, 60/5, b 30/3, a 60/7, 60/9, b 30/5.
+    assert Counter(LABELS[i] for i in drawn) == {"a": 5, "b": 3, "c": 1, "d": 1}
+
+
+def test_stratified_is_a_pure_function_that_draws_from_everywhere():
+    drawn = data.stratified(LABELS, 20, seed=1)
+    assert data.stratified(LABELS, 20, seed=1) == drawn
+    assert len({tuple(data.stratified(LABELS, 20, seed=seed)) for seed in range(20)}) == 20
+    assert {i for seed in range(200) for i in data.stratified(LABELS, 20, seed)} == set(range(99))  # d has no place
+    assert data.stratified(LABELS, 100, 1) == data.stratified(LABELS, 1000, 1) == list(range(100))
+
+
+def drawn(dataset, train=0, test=0, seed=42):
+    """What data.load_train_and_test makes of a data set, the report as one text."""
+    given = {"dataset_name": str(dataset), "text_column": "text", "label_column": "label", "seed": seed}
+    args = argparse.Namespace(**given, max_train_samples=train, max_eval_samples=test)
+    train, test, names, report = data.load_train_and_test(args)
+    return train, test, names, "\n".join(report)
+
+
+def test_without_a_test_split_a_stratified_tenth_is_cut_off_and_said(tmp_path):
+    rows = tiny.reviews(200, seed=3)[:140] + tiny.reviews(500, seed=4)[1::2][:60]  # 70 negative, 130 positive
+    path = tiny.write(tmp_path / "all.csv", list(dict(rows).items()))
+    train, test, _, report = drawn(path)
+    assert set(train.rows) | set(test.rows) == set(range(200))
+    assert not set(train.rows) & set(test.rows)
+    assert Counter(test.labels) == {"negative": 7, "positive": 13}
+    assert (train.split, test.split) == ("train", "train")
+    assert "20 reviews (10%) are cut off" in report
+    assert drawn(path)[1] == test
+    assert drawn(path, seed=43)[1].rows != test.rows
+
+
+def test_row_numbers_point_at_the_drawn_rows_of_the_file(tmp_path):
+    rows = [*tiny.reviews(50, seed=5), ("", "positive"), *tiny.reviews(150, seed=6)]
+    rows = [*dict(rows).items()]
+    tiny.write(tmp_path / "train.csv", rows)
+    tiny.write(tmp_path / "test.csv", rows[:30])
+    train, test, _, _ = drawn(tmp_path, train=20, test=10)
+    assert (len(train), len(test)) == (20, 10)
+    for reviews in (train, test):
+        assert [rows[row] for row in reviews.rows] == list(zip(reviews.texts, reviews.labels, strict=True))
+    assert min(train.rows) >= 30
+
+
+def test_texts_of_the_test_split_leave_the_training_split_and_are_counted(tmp_path):
+    rows = tiny.reviews(30, seed=7)
+    tiny.write(tmp_path / "train.csv", [*rows, rows[0], rows[29]])
+    tiny.write(tmp_path / "test.csv", [rows[0], rows[1], rows[1]])
+    train, test, _, report = drawn(tmp_path)
+    assert train.rows == [*range(2, 30), 31]
+    assert test.rows == [0, 1, 2]
+    assert "3 training reviews stand in the test split too and are dropped" in report
+
+
+def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):
+    rows = [(f"text {i}", "rare" if i == 70 else "common") for i in range(100)]
+    tiny.write(tmp_path / "train.jsonl", rows)
+    tiny.write(tmp_path / "test.jsonl", [("other", "common")])
+    train, _, names, _ = drawn(tmp_path, train=5)
+    assert Counter(train.labels) == {"common": 4, "rare": 1}
+    assert names == ["common", "rare"]
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: rows[:15], lambda rows: rows[1:], "relabel"])
+def test_the_drawn_reviews_are_found_again_unless_the_file_changed(tmp_path, change):
+    rows = tiny.reviews(30, seed=8)
+    path = tiny.write(tmp_path / "train.csv", rows)
+    _, test, _, _ = drawn(path)
+    identity = json.loads(json.dumps(test.identity()))  # as run.json keeps it
+    assert data.find_again(str(path), identity, "text", "label") == test
+    other = {"negative": "positive", "positive": "negative"}
+    tiny.write(path, [(text, other[label]) for text, label in rows] if change == "relabel" else change(rows))
+    os.utime(path, (2e9, 2e9))
+    with pytest.raises(UserError, match="changed since training"):
+        data.find_again(str(path), identity, "text", "label")
+
+
+@pytest.mark.parametrize("limit", [8, 12, 64])
+def test_texts_become_the_tokens_that_the_tokenizer_gives_each_alone_cut_and_counted(distilbert, limit):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(distilbert)
+    texts = ["dull", *[text for text, _ in tiny.reviews(1500, seed=9)], "film " * 300, " ".join(["film"] * (limit - 2))]
+    whole = [tokenizer(text)["input_ids"] for text in texts]
+    tokenizer.model_max_length = limit
+    ids, cut = data.encode(tokenizer, texts)
+    end = tokenizer.sep_token_id
+    assert [tensor.tolist() for tensor in ids] == [w if len(w) <= limit else [*w[: limit - 1], end] for w in whole]
+    assert cut == sum(len(tokens) > limit for tokens in whole)

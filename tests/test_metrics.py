@@ -1,0 +1,106 @@
+"""Metrics against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from sentiment import metrics
+
+NAMES = ["negative", "positive"]
+
+
+def logits_of(probabilities):
+    """Logits whose softmax these probabilities, one row each, are."""
+    return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+def binary(scores):
+    return logits_of([[1 - score, score] for score in scores])
+
+
+# Truth and the probability of class 1; at 0.5 four are right: rows 0, 1, 3, 4.
+LABELS = [1, 1, 1, 0, 0, 0]
+SCORES = [0.9, 0.6, 0.3, 0.2, 0.4, 0.7]
+
+
+def test_two_classes_by_hand():
+    scores = metrics.score(binary(SCORES), LABELS, NAMES)
+    assert scores["confusion_matrix"] == [[2, 1], [1, 2]]
+    assert scores["accuracy"] == pytest.approx(4 / 6)
+    assert scores["precision"] == scores["recall"] == scores["f1"] == pytest.approx(2 / 3)
+    # 3 x 3 pairs of a positive and a negative: 0.9 beats three, 0.6 two, 0.3 one.
+    assert scores["roc_auc"] == pytest.approx((3 + 2 + 1) / 9)
+    right = [0.9, 0.6, 0.3, 1 - 0.2, 1 - 0.4, 1 - 0.7]
+    assert scores["loss"] == pytest.approx(-sum(map(math.log, right)) / 6)
+    assert (scores["reviews"], scores["labels"]) == (6, NAMES)
+    assert scores["per_class"]["negative"] == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "reviews": 3}
+    )
+
+
+@pytest.mark.parametrize("names", [["positive", "negative"], ["Positive", "Other"]])
+def test_precision_and_recall_are_about_the_class_named_positive_wherever_it_is(names):
+    # Class 0: 3 reviews, 1 found; 1 review is taken for it wrongly.
+    scores = metrics.score(binary([0.1, 0.8, 0.9, 0.7, 0.2]), [0, 0, 0, 1, 1], names)
+    assert scores["precision"] == pytest.approx(1 / 2)
+    assert scores["recall"] == pytest.approx(1 / 3)
+    assert scores["f1"] == pytest.approx(2 / (2 + 3))
+    # Pairs: of class 0, 0.1 is below (so more like class 0 than) both; 0.8 and 0.9 are above both.
+    assert scores["roc_auc"] == pytest.approx(2 / 6)
+
+
+def test_without_that_name_they_are_about_the_second_class():
+    scores = metrics.score(binary([0.1, 0.8, 0.9, 0.7, 0.2]), [0, 0, 0, 1, 1], ["bad", "good"])
+    assert (scores["precision"], scores["recall"]) == pytest.approx((1 / 3, 1 / 2))
+
+
+def test_ties_count_half_in_the_auc():
+    assert metrics.score(binary([0.5, 0.5, 0.9]), [0, 1, 1], NAMES)["roc_auc"] == pytest.approx((0.5 + 1) / 2)
+
+
+PROBABILITIES = [
+    *([0.60, 0.30, 0.10], [0.20, 0.50, 0.30], [0.11, 0.70, 0.19]),
+    *([0.32, 0.48, 0.20], [0.21, 0.12, 0.67], [0.51, 0.24, 0.25]),
+]
+
+
+def test_three_classes_are_averaged_over_the_classes():
+    truth = [0, 0, 0, 1, 2, 2]
+    scores = metrics.score(logits_of(PROBABILITIES), truth, ["low", "middle", "high"])
+    assert scores["confusion_matrix"] == [[1, 2, 0], [0, 1, 0], [1, 0, 1]]
+    assert scores["precision"] == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
+    assert scores["recall"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+    assert scores["f1"] == pytest.approx((2 / 5 + 2 / 4 + 2 / 3) / 3)
+
+    def auc(c):  # the share of the pairs in which the review of class c looks more like c
+        own, others = (
+            [p[c] for p, t in zip(PROBABILITIES, truth, strict=True) if (t == c) is is_c] for is_c in (True, False)
+        )
+        return sum(p > q for p in own for q in others) / (len(own) * len(others))
+
+    assert scores["roc_auc"] == pytest.approx((auc(0) + auc(1) + auc(2)) / 3)
+
+
+def test_a_class_without_reviews_has_no_auc_and_keeps_its_row():
+    scores = metrics.score(binary([0.2, 0.9]), [0, 0], NAMES)
+    assert scores["roc_auc"] is None
+    assert scores["confusion_matrix"] == [[1, 1], [0, 0]]
+    assert (scores["precision"], scores["recall"], scores["f1"]) == (0, 0, 0)
+    assert "a class has no review" in metrics.table(scores)
+
+
+def test_the_mean_over_the_classes_leaves_out_one_without_review_and_prediction():
+    scores = metrics.score(logits_of(PROBABILITIES[:4]), [0, 0, 1, 1], ["low", "middle", "high"])
+    assert scores["f1"] == pytest.approx(sum(row["f1"] for row in scores["per_class"].values()) / 2)
+
+
+def test_the_table_shows_the_numbers():
+    scores = metrics.score(binary(SCORES + [0.99] * 1000), LABELS + [1] * 1000, NAMES)
+    lines = [line.split() for line in metrics.table(scores).splitlines()]
+    assert ["reviews", "1,006"] in lines
+    assert ["accuracy", f"{1004 / 1006:.4f}"] in lines
+    assert ["f1", f"{2004 / 2006:.4f}", "of", "'positive'"] in lines
+    assert ["roc_auc", f"{scores['roc_auc']:.4f}"] in lines
+    assert ["negative", "3", "0.6667", "0.6667", "0.6667"] in lines
+    assert lines[-2:] == [["negative", "2", "1"], ["positive", "1", "1,002"]]

@@ -1,0 +1,203 @@
+"""evaluate.py and predict.py on a trained model, and the habits that the scripts share."""
+
+import argparse
+import errno
+import io
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+import transformers
+
+import evaluate
+import predict
+from sentiment import cli
+
+TEXTS = ["superb moving film", "dull stale film", "", "  ", "Ça m'a plu ★ 🙂", "film " * 200, "lovely\tcast", "NA"]
+
+
+@pytest.fixture
+def copy(tmp_path, trained):
+    """The trained model's folder, to write into."""
+    return shutil.copytree(trained, tmp_path / "copy")
+
+
+def evaluated(folder, output_dir, **settings):
+    evaluate.main(tiny.flags(model_name_or_path=folder, output_dir=output_dir, **settings))
+    return tiny.read(output_dir, "metrics.json")
+
+
+def test_evaluate_gives_exactly_the_numbers_that_training_ended_with(copy, trained, capsys):
+    (copy / "metrics.json").unlink()
+    evaluate.main(tiny.flags(model_name_or_path=copy))
+    assert tiny.read(copy, "metrics.json") == tiny.read(trained, "metrics.json")
+    assert (copy / "README.md").read_bytes() == (trained / "README.md").read_bytes()
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["accuracy", f"{tiny.read(trained, 'metrics.json')['accuracy']:.4f}"] in shown
+
+
+@pytest.mark.parametrize("split", ["test", "none"])
+def test_it_scores_the_very_rows_that_training_drew(tmp_path, distilbert, reviews, split):
+    """With a test split and with a part cut off the training split."""
+    dataset = reviews if split == "test" else reviews / "train.csv"
+    given = {"max_eval_samples": 4, "num_train_epochs": 1, "seed": 5}
+    folder = tiny.train(distilbert, dataset, tmp_path / "run", **given)
+    identity = tiny.read(folder, "run.json")["reviews"]["eval"]
+    assert identity["rows"] != [0, 1, 2, 3]
+    assert evaluated(folder, tmp_path / "out") == tiny.read(folder, "metrics.json")
+    rows = tiny.reviews(20, seed=2) if split == "test" else tiny.reviews(41, seed=1)
+    tiny.write(tmp_path / "same.csv", [rows[row] for row in identity["rows"]])
+    own = evaluated(folder, tmp_path / "own", dataset_name=tmp_path / "same.csv")
+    ended = tiny.read(folder, "metrics.json")
+    assert (own["loss"], own["confusion_matrix"]) == (pytest.approx(ended["loss"]), ended["confusion_matrix"])
+
+
+def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews):
+    counts = {
+        "split": (evaluated(trained, tmp_path / "a", split="train"), 41, "train"),
+        "size": (evaluated(trained, tmp_path / "b", max_eval_samples=6), 6, "test"),
+        "all": (evaluated(trained, tmp_path / "c", max_eval_samples=0), 20, "test"),
+        "file": (evaluated(trained, tmp_path / "d", dataset_name=reviews / "test.csv"), 20, "train"),
+    }
+    for scores, count, split in counts.values():
+        assert (scores["reviews"], scores["split"]) == (count, split)
+    ended = tiny.read(trained, "metrics.json")
+    assert counts["file"][0] == {**ended, "dataset": str(reviews / "test.csv"), "split": "train"}
+    assert sum(counts["size"][0]["confusion_matrix"][0]) == 3
+
+
+def test_columns_of_other_names_are_remembered_and_can_be_given(tmp_path, distilbert):
+    path = tiny.write(tmp_path / "train.csv", tiny.reviews(30, seed=3), columns=("review", "stars"))
+    columns = {"text_column": "review", "label_column": "stars"}
+    folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1, **columns)
+    assert evaluated(folder, tmp_path / "a")["reviews"] == 3
+    other = tiny.write(tmp_path / "other.csv", tiny.reviews(8, seed=4), columns=("body", "label"))
+    assert evaluated(folder, tmp_path / "b", dataset_name=other, text_column="body")["reviews"] == 8
+
+
+@pytest.mark.parametrize("names", [("pos", "neg"), ("Positive", "NEGATIVE"), (1, 0), ("1.0", "0.0")])
+def test_labels_are_matched_by_name_or_by_id(tmp_path, trained, reviews, names):
+    positive, negative = names
+    rows = [(text, positive if label == "positive" else negative) for text, label in tiny.reviews(20, seed=2)]
+    path = tiny.write(tmp_path / "other.csv", rows)
+    scores = evaluated(trained, tmp_path / "out", dataset_name=path)
+    assert scores["confusion_matrix"] == tiny.read(trained, "metrics.json")["confusion_matrix"]
+
+
+def test_classes_that_differ_by_case_alone_stay_two_classes(tmp_path, distilbert):
+    rows = [(text, {"negative": "Good", "positive": "good"}[label]) for text, label in tiny.reviews(40, seed=3)]
+    folder = tiny.train(distilbert, tiny.write(tmp_path / "train.csv", rows), tmp_path / "run", num_train_epochs=1)
+    wanted = tiny.read(folder, "metrics.json")["confusion_matrix"]
+    assert evaluated(folder, tmp_path / "out")["confusion_matrix"] == wanted
+
+
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("neg", "pos"), ("NEGATIVE", "POSITIVE")])
+def test_a_model_of_others_without_run_json_is_scored(tmp_path, trained, reviews, names, capsys):
+    """LABEL_0 and LABEL_1 stand for the data set's classes in their order."""
+    folder = shutil.copytree(trained, tmp_path / "model", ignore=shutil.ignore_patterns("run.json"))
+    config = tiny.read(folder, "config.json") | {"id2label": dict(enumerate(names)), "label2id": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    scores = evaluated(folder, tmp_path / "out", dataset_name=reviews)
+    assert scores["confusion_matrix"] == tiny.read(trained, "metrics.json")["confusion_matrix"]
+    assert scores["labels"] == (["negative", "positive"] if names[0] == "neg" else list(names))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json"}
+
+
+def expected(folder, texts):
+    """transformers' own answers in fp32: {name: probability} of each text."""
+    classify = transformers.pipeline("text-classification", model=str(folder), device="cpu", top_k=None)
+    return [{one["label"]: one["score"] for one in classify(text, truncation=True)[0]} for text in texts]
+
+
+def test_predict_answers_as_the_pipeline_does_in_both_formats(trained, capsys):
+    texts = [*TEXTS, *[text for text, _ in tiny.reviews(300, seed=9)]]  # over one chunk
+    wanted = expected(trained, texts)
+    predict.main([*tiny.flags(model_name_or_path=trained, output_format="jsonl"), *texts])
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == len(texts)
+    for answer, probabilities in zip(answers, wanted, strict=True):
+        assert answer.keys() == {"label", "score", "probabilities"}
+        assert list(answer["probabilities"]) == ["negative", "positive"]
+        assert answer["probabilities"] == pytest.approx(probabilities, abs=0.02)  # bf16 where the hardware has it
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        assert answer["score"] == answer["probabilities"][answer["label"]] == max(answer["probabilities"].values())
+    clear = [max(p, key=p.get) if abs(p["positive"] - 0.5) > 0.02 else None for p in wanted]
+    assert clear.count(None) < len(clear) / 4
+    assert all(name in (None, answer["label"]) for name, answer in zip(clear, answers, strict=True))
+    predict.main([*tiny.flags(model_name_or_path=trained), *texts])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{answer['label']}\t{answer['score']:.4f}" for answer in answers]
+
+
+def test_an_answer_is_a_line_of_tabs_or_of_json():
+    probabilities, classes = torch.tensor([0.25, 0.75]), ["schwach", "groß"]
+    assert predict.answer(probabilities, classes, "tsv") == "groß\t0.7500"
+    wanted = '{"label": "groß", "score": 0.75, "probabilities": {"schwach": 0.25, "groß": 0.75}}'
+    assert predict.answer(probabilities, classes, "jsonl") == wanted
+
+
+def test_each_line_of_standard_input_gets_one_answer_in_order(trained):
+    """Empty lines and lines with odd separators in them too, and the last one without a newline at its end."""
+    odd = "dull\u2028boring\x0bstale\x85film"
+    lines = ["superb lovely film", "", odd, "Ça m'a plu ★ 🙂", "--help", "dull dreadful film"]
+    done = tiny.script("predict", "--model_name_or_path", trained, text="\n".join(lines), cwd=trained.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines)
+    for (label, probability), wanted in zip(answers, expected(trained, lines), strict=True):
+        assert float(probability) == pytest.approx(wanted[label], abs=0.05)
+
+
+def test_predict_loads_neither_datasets_nor_scikit_learn(trained):
+    code = "import sys, predict; predict.main(sys.argv[1:]); print('datasets' in sys.modules, 'sklearn' in sys.modules)"
+    done = tiny.process(tiny.sys.executable, "-c", code, "--model_name_or_path", trained, "superb")
+    assert done.stdout.splitlines()[1:] == ["False False"], done.stderr
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_bytes_that_are_not_utf8_are_answered_too(trained, monkeypatch, capsys, errors):
+    """Python opens standard input in either way, by the locale."""
+    standard_input = io.BytesIO("superb film\nça m'a plu\n".encode("latin-1"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(standard_input, encoding="utf-8", errors=errors))
+    predict.main(["--model_name_or_path", str(trained)])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_numbers_are_taken_within_their_limits_only():
+    count, share = cli.number(int, 0), cli.number(float, 0, 1, above=True)
+    assert (count("0"), count("3"), share("1e-3"), share("1")) == (0, 3, 1e-3, 1.0)
+    bad = [(count, text) for text in ("-1", "1.0", "x", "", "nan", "9" * 400)]
+    for parse, text in bad + [(share, text) for text in ("0", "2", "nan", "inf", "1,5")]:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' given, a"):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (cli.UserError("--x 3:\n  too much"), 2, "--x 3: too much"),
+        (cli.RunError("lost"), 1, "lost"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_script_ends_with_an_exit_code_and_one_line(error, code, line, capsys):
+    @cli.script
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == code
+    assert capsys.readouterr().err == f"test_scripts.py: error: {line}\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    @cli.script
+    def main(argv=None):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()

@@ -1,0 +1,330 @@
+"""The training loop: its arithmetic against independent code, and the folder that a run leaves."""
+
+import hashlib
+import math
+import os
+import shutil
+
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import evaluate
+import predict
+import train as script
+from sentiment import batches, inference
+
+FILES = {
+    *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("run.json", "log.jsonl", "metrics.json", "status.json", "README.md"),
+}
+PLAIN = {"learning_rate": 4e-4, "num_train_epochs": 2, "train_batch_size": 8, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def without_dropout(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("plain"), "distilbert", **tiny.NO_DROPOUT)
+
+
+def fresh(model, seed=42, **settings):
+    """The pretrained encoder with a new head, as torch draws it after this seed."""
+    torch.manual_seed(seed)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, **settings)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("updates", "warmup_ratio", "rates"),
+    [
+        (1, 0, [6]),
+        (1, 0.1, [6]),
+        (3, 0, [6, 4, 2]),
+        (3, 1, [2, 4, 6]),
+        (4, 0.5, [3, 6, 6, 3]),
+        (5, 0.3, [3, 6, 6, 4, 2]),
+        (70, 0.1, [6 * n / 7 for n in range(1, 8)] + [6 * n / 63 for n in range(63, 0, -1)]),
+    ],
+)
+def test_the_learning_rate_rises_and_falls_in_straight_lines(updates, warmup_ratio, rates):
+    found = [script.learning_rate(update, updates, 6.0, warmup_ratio) for update in range(1, updates + 1)]
+    assert found == pytest.approx(rates, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
+def test_all_parameters_are_updated_and_only_weights_and_embeddings_decay(model, request):
+    classifier = fresh(request.getfixturevalue(model))
+    optimizer = script.make_optimizer(list(classifier.parameters()), 0.3)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decay)
+    exempt = ("bias", "LayerNorm.weight", "layer_norm.weight")
+    wanted = {id(p): 0 if name.endswith(exempt) else 0.3 for name, p in classifier.named_parameters()}
+    assert decay == wanted
+
+
+def close(losses):
+    """Equal to a millionth, or to about two units in the last place of a loss near one."""
+    return pytest.approx(losses, rel=1e-6, abs=3e-7)
+
+
+def plain_loop(model, folder, settings):
+    """(losses, learning rates, tokens) of a plain loop over the same batches: whole, padded, without Accelerate."""
+    tokenizer, classifier = transformers.AutoTokenizer.from_pretrained(model), fresh(model, settings["seed"])
+    reviews = tiny.reviews(41, seed=1)
+    reviews = [reviews[row] for row in tiny.read(folder, "run.json")["reviews"]["train"]["rows"]]
+    lengths = [len(tokenizer(text)["input_ids"]) for text, _ in reviews]
+    decay = [p for p in classifier.parameters() if p.dim() > 1]
+    groups = [{"params": decay}, {"params": [p for p in classifier.parameters() if p.dim() == 1], "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=False, foreach=False)
+    updates, losses = settings["num_train_epochs"] * math.ceil(len(reviews) / settings["train_batch_size"]), []
+    for epoch in range(1, settings["num_train_epochs"] + 1):
+        for batch in batches.global_batches(len(reviews), settings["train_batch_size"], settings["seed"], epoch):
+            longest_first = sorted(batch, key=lambda i: -lengths[i])  # dropout draws its numbers in this order
+            texts, labels = zip(*[reviews[i] for i in longest_first], strict=True)
+            inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+            targets = torch.tensor([["negative", "positive"].index(label) for label in labels])
+            place = f"{settings['seed']}/{len(losses) + 1}/0"  # seed, update, process
+            torch.manual_seed(int(hashlib.sha256(place.encode()).hexdigest()[:8], 16))
+            loss = torch.nn.functional.cross_entropy(classifier.train()(**inputs).logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
+            done, warmup = len(losses), math.ceil(updates / 10)
+            rising, falling = (done + 1) / warmup, (updates - done) / (updates - warmup)
+            optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = settings["learning_rate"] * min(
+                rising, falling
+            )
+            optimizer.step()
+            losses.append((loss.item(), optimizer.param_groups[0]["lr"], inputs["attention_mask"].sum().item()))
+    return zip(*losses, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "max_tokens"), [("without_dropout", 8192), ("without_dropout", 30), ("distilbert", 8192)]
+)
+def test_a_run_equals_a_plain_loop_update_by_update(tmp_path, model, max_tokens, reviews, monkeypatch, request):
+    """With micro-batches of up to 30 tokens too, and with a last batch of one review in every epoch."""
+    monkeypatch.setattr(inference, "MAX_TOKENS", max_tokens)
+    model = request.getfixturevalue(model)
+    folder = tiny.train(model, reviews, tmp_path / "run", **PLAIN)
+    updates, _ = tiny.read_log(folder)
+    losses, rates, tokens = plain_loop(model, folder, PLAIN)
+    assert len(updates) == len(losses) == 12
+    assert [update["loss"] for update in updates] == close(losses)
+    assert [update["learning_rate"] for update in updates] == pytest.approx(rates, rel=1e-12)
+    assert [update["tokens"] for update in updates] == list(tokens)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path, without_dropout, reviews):
+    """Each epoch ends with a batch of one review, which leaves a process without any."""
+    one = tiny.train(without_dropout, reviews, tmp_path / "one", **PLAIN)
+    given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "mixed_precision": "no", **PLAIN}
+    words = tiny.flags(**given, output_dir=tmp_path / "two")
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0]
+    done = tiny.process(tiny.sys.executable, *launcher, tiny.ROOT / "train.py", *words)
+    assert done.returncode == 0, done.stderr
+    losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in (one, tmp_path / "two")]
+    assert len(losses[0]) == 12
+    assert losses[1] == close(losses[0])
+    assert tiny.read(tmp_path / "two", "run.json")["processes"] == 2
+    wanted = tiny.read(one, "metrics.json")
+    assert tiny.read(tmp_path / "two", "metrics.json") == {**wanted, "loss": pytest.approx(wanted["loss"], rel=1e-5)}
+
+
+@pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
+def test_one_update_changes_every_parameter(tmp_path, reviews, model, request):
+    model = request.getfixturevalue(model)
+    tiny.train(model, reviews, tmp_path / "run", num_train_epochs=1, train_batch_size=41, learning_rate=1e-2)
+    before, after = dict(fresh(model).named_parameters()), weights(tmp_path / "run")
+    assert len(tiny.read_log(tmp_path / "run")[0]) == 1
+    assert before.keys() == after.keys()
+    assert [name for name in after if torch.equal(before[name], after[name])] == []
+
+
+def test_a_model_learns_eight_reviews_by_heart(tmp_path, distilbert):
+    rows = [(f"{word} film", label) for label, words in tiny.OPINIONS.items() for word in words.split()[:4]]
+    tiny.write(tmp_path / "train.csv", rows)
+    tiny.write(tmp_path / "test.csv", [(f"{text} a", label) for text, label in rows])
+    tiny.train(distilbert, tmp_path, tmp_path / "run", num_train_epochs=40, learning_rate=3e-3)
+    tiny.write(tmp_path / "again.csv", rows)
+    evaluate.main(tiny.flags(model_name_or_path=tmp_path / "run", dataset_name=tmp_path / "again.csv"))
+    assert tiny.read(tmp_path / "run", "metrics.json")["accuracy"] == 1.0
+
+
+def test_the_same_command_twice_gives_the_same_weights_and_log(tmp_path, distilbert, reviews):
+    for name in ("one", "two"):
+        torch.manual_seed(len(name))
+        tiny.train(distilbert, reviews, tmp_path / name, num_train_epochs=2)
+    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")}) == 1
+    losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in ("one", "two")]
+    assert losses[0] == losses[1]
+
+
+def test_the_seed_changes_the_head_and_the_losses(tmp_path, distilbert, reviews):
+    for seed in (1, 2):
+        tiny.train(distilbert, reviews, tmp_path / str(seed), num_train_epochs=1, seed=seed, learning_rate=1e-12)
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert not torch.allclose(one["classifier.weight"], two["classifier.weight"])
+    encoder = "distilbert.embeddings.word_embeddings.weight"
+    assert torch.allclose(one[encoder], weights(distilbert)[encoder])
+    losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in "12"]
+    assert losses[0] != losses[1]
+
+
+def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
+    assert {path.name for path in trained.iterdir()} == FILES
+    assert tiny.read(trained, "status.json").keys() == {"status", "time"}
+    assert tiny.read(trained, "status.json")["status"] == "finished"
+
+    run = tiny.read(trained, "run.json")
+    assert run.keys() == {
+        *("command", "git_commit", "versions", "platform", "settings", "labels"),
+        *("device", "processes", "threads", "precision", "reviews"),
+    }
+    assert (run["processes"], run["precision"], run["labels"]) == (1, "no", ["negative", "positive"])
+    assert (run["settings"]["learning_rate"], run["settings"]["dataset_name"]) == (3e-3, str(reviews))
+    assert run["reviews"]["train"]["rows"] == list(range(41))
+    assert (run["reviews"]["eval"]["split"], run["reviews"]["eval"]["rows"]) == ("test", list(range(20)))
+    assert run["versions"]["transformers"] == transformers.__version__
+
+    updates, evaluations = tiny.read_log(trained)
+    assert [update["step"] for update in updates] == list(range(1, 25))
+    assert {tuple(update) for update in updates} == {("step", "epoch", "loss", "learning_rate", "tokens", "seconds")}
+    assert [evaluation["step"] for evaluation in evaluations] == [6, 12, 18, 24]
+    metrics = tiny.read(trained, "metrics.json")
+    assert metrics == {**evaluations[-1]["eval"], "dataset": str(reviews), "split": "test"}
+    assert metrics["reviews"] == 20
+
+    config = tiny.read(trained, "config.json")
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    assert config["label2id"] == {"negative": 0, "positive": 1}
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    assert f"| accuracy | {metrics['accuracy']:.4f} |" in card
+
+
+@pytest.mark.parametrize("model", ["bert", "roberta"])
+def test_bert_and_roberta_train_evaluate_and_predict(tmp_path, model, reviews, request, capsys):
+    folder = tiny.train(request.getfixturevalue(model), reviews, tmp_path / "run", num_train_epochs=1)
+    assert {path.name for path in folder.iterdir()} == FILES
+    ended = tiny.read(folder, "metrics.json")
+    evaluate.main(tiny.flags(model_name_or_path=folder))
+    assert tiny.read(folder, "metrics.json") == ended
+    capsys.readouterr()
+    texts = [text for text, _ in tiny.reviews(20, seed=2)]
+    predict.main([*texts, *tiny.flags(model_name_or_path=folder)])
+    labels = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    classify = transformers.pipeline("text-classification", model=str(folder), device="cpu")
+    assert sum(one != other["label"] for one, other in zip(labels, classify(texts), strict=True)) <= 1  # bf16
+
+
+def test_five_classes_train_and_are_told_apart_by_name(tmp_path, distilbert):
+    rows = [(text, stars % 5 + 1) for stars, (text, _) in enumerate(tiny.reviews(50, seed=4))]
+    path = tiny.write(tmp_path / "stars.jsonl", rows)
+    folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1)
+    assert tiny.read(folder, "config.json")["id2label"] == {str(i): str(i + 1) for i in range(5)}
+    metrics = tiny.read(folder, "metrics.json")
+    assert (metrics["reviews"], len(metrics["confusion_matrix"])) == (5, 5)
+
+
+@pytest.mark.parametrize(("model", "longest"), [("distilbert", 64), ("bert", 64), ("roberta", 512)])
+def test_the_default_length_is_512_or_what_the_model_takes(tmp_path, model, longest, request):
+    rows = [("superb " * 600, "positive"), ("dull " * 600, "negative"), ("film", "positive"), ("story", "negative")]
+    path = tiny.write(tmp_path / "train.csv", rows)
+    tiny.write(tmp_path / "test.csv", [("lovely " * 600, "positive")])
+    folder = tiny.train(request.getfixturevalue(model), path.parent, tmp_path / "run", num_train_epochs=1)
+    assert tiny.read(folder, "run.json")["settings"]["max_length"] == longest
+    assert transformers.AutoTokenizer.from_pretrained(folder).model_max_length == longest
+    assert tiny.read_log(folder)[0][0]["tokens"] in range(2 * longest + 6, 2 * longest + 20)
+
+
+def test_more_tokens_than_roberta_has_usable_positions_are_refused(tmp_path, roberta, reviews, refusal):
+    given = {"model_name_or_path": roberta, "dataset_name": reviews, "output_dir": tmp_path / "run"}
+    line = refusal(script.main, tiny.flags(**given, mixed_precision="no", max_length=513))
+    assert "--max_length 513: the model takes at most 512" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_length_above_the_default_is_kept_by_evaluate(tmp_path):
+    """The end of a review of 600 tokens decides here, in training and afterwards."""
+    model = tiny.save_model(tmp_path / "long", "distilbert", positions=640)
+    rows = [(f"{'film ' * 590}{text}", label) for text, label in tiny.reviews(16, seed=6)]
+    tiny.write(tmp_path / "train.csv", rows[:10])
+    tiny.write(tmp_path / "test.csv", rows[10:])
+    folder = tiny.train(model, tmp_path, tmp_path / "run", max_length=640, num_train_epochs=1, learning_rate=1e-2)
+    ended = tiny.read(folder, "metrics.json")
+    evaluate.main(tiny.flags(model_name_or_path=folder))
+    assert tiny.read(folder, "metrics.json") == ended
+
+
+def failing(model, folder, output_dir, refusal, **settings):
+    given = {"model_name_or_path": model, "dataset_name": folder, "output_dir": output_dir, "mixed_precision": "no"}
+    line = refusal(script.main, tiny.flags(**given, **settings), code=1)
+    status = tiny.read(output_dir, "status.json")
+    assert status["status"] == "failed"
+    assert status["reason"] in line
+    assert not (output_dir / "model.safetensors").exists()
+    return line
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, distilbert, reviews, refusal):
+    shutil.copytree(distilbert, tmp_path / "broken")
+    tensors = weights(distilbert)
+    tensors["distilbert.transformer.layer.0.ffn.lin1.weight"][0, 0] = math.inf
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    line = failing(tmp_path / "broken", reviews, tmp_path / "run", refusal)
+    assert "the loss of update 1 is nan" in line
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_weights_that_leave_the_numbers_end_the_run_in_one_line(tmp_path, distilbert, reviews, refusal, updates):
+    """After the last update there is no loss any more to notice it by."""
+    size = {"num_train_epochs": 1, "train_batch_size": 41 if updates == 1 else 21}
+    failing(distilbert, reviews, tmp_path / "run", refusal, learning_rate=1e38, **size)
+
+
+def test_a_used_folder_is_refused_or_replaced_without_a_stale_file(tmp_path, distilbert, bert, reviews, refusal):
+    folder = tiny.train(bert, reviews, tmp_path / "run", num_train_epochs=1)
+    (folder / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder)
+    assert f"--output_dir {folder}: holds" in refusal(script.main, given)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    tiny.train(distilbert, reviews, folder, overwrite_output_dir=True, num_train_epochs=2)
+    assert {path.name for path in folder.iterdir()} == FILES | {"notes.txt"}
+    assert [line["step"] for line in tiny.read_log(folder)[0]] == [1, 2, 3, 4, 5, 6]
+    assert tiny.read(folder, "config.json")["model_type"] == "distilbert"
+
+
+def test_a_failed_run_leaves_nothing_of_the_one_it_replaced(tmp_path, distilbert, reviews, refusal):
+    folder = tiny.train(distilbert, reviews, tmp_path / "run", num_train_epochs=1)
+    failing(distilbert, reviews, folder, refusal, learning_rate=1e38, train_batch_size=4, overwrite_output_dir=True)
+    assert {path.name for path in folder.iterdir()} == {"run.json", "log.jsonl", "status.json"}
+
+
+def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, trained, reviews):
+    """The head is kept for as many classes as it was trained for, and for no other number."""
+    tiny.train(trained, reviews, tmp_path / "same", num_train_epochs=1, learning_rate=1e-12)
+    same_head = weights(tmp_path / "same")["classifier.weight"]
+    assert torch.allclose(same_head, weights(trained)["classifier.weight"])
+    rows = [(text, label + str(i % 4 // 2)) for i, (text, label) in enumerate(tiny.reviews(41, seed=1))]
+    path = tiny.write(tmp_path / "four.csv", rows)
+    tiny.train(trained, path, tmp_path / "four", num_train_epochs=1)
+    assert weights(tmp_path / "four")["classifier.weight"].shape[0] == 4
+
+
+@pytest.mark.parametrize("config", [["--config_file", tiny.ROOT / "accelerate_config.yaml"], []])
+def test_launched_by_accelerate_all_cores_are_used(tmp_path, distilbert, reviews, config):
+    """Although the launcher sets OMP_NUM_THREADS=1 where there is no GPU; the precision is picked by the hardware."""
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path / "run"}
+    words = tiny.flags(**given, num_train_epochs=1, max_train_samples=8, max_eval_samples=4)
+    done = tiny.process(tiny.sys.executable, "-m", "accelerate.commands.launch", *config, "train.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    run = tiny.read(tmp_path / "run", "run.json")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert run["threads"] == cores
+    assert run["command"] == ["train.py", *words]
