@@ -34,7 +34,7 @@ def load_reviews(args, run):
     if dataset is None:
         raise UserError(f"--dataset_name: needed, since {args.model_name_or_path} has no run.json that names one")
     hub.connect(dataset)
-    trained_on = settings if dataset == settings.get("dataset_name") else {}
+    trained_on = settings if settings and Path(dataset).resolve() == Path(settings["dataset_name"]).resolve() else {}
     text_column = args.text_column or trained_on.get("text_column", "text")
     label_column = args.label_column or trained_on.get("label_column", "label")
     if trained_on and args.split == "test" and args.max_eval_samples is None:
@@ -42,7 +42,7 @@ def load_reviews(args, run):
     one_file = Path(dataset).is_file()
     split = "train" if one_file else args.split
     reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
-    if reviews and one_file and trained_on:  # never score what was trained on, unless --split train asks for it
+    if reviews and one_file and trained_on and args.split != "train":  # never score by chance what was trained on
         seen = set(run["reviews"]["train"]["rows"])
         reviews = reviews.at([i for i, row in enumerate(reviews.rows) if row not in seen])
     if not reviews:

@@ -48,9 +48,11 @@ def main(argv=None):
     tokenizer, classifier = model.load_trained(args.model_name_or_path)
     classifier.to(device.pick_device())
     classes = model.class_names(classifier)
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    given = (text.encode("utf-8", "replace").decode() for text in args.text)
-    texts = given if args.text else (line.rstrip("\r\n") for line in sys.stdin)
+    if args.text:
+        texts = (text.encode("utf-8", "replace").decode() for text in args.text)
+    else:
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+        texts = (line.rstrip("\r\n") for line in sys.stdin)
     while chunk := list(itertools.islice(texts, CHUNK)):
         encoded, _ = data.encode(tokenizer, chunk)
         logits = inference.logits(classifier, encoded, tokenizer.pad_token_id, precision)

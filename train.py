@@ -95,7 +95,7 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
             torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
             loss = torch.zeros((), device=accelerator.device)
             mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
-            for micro_batch in batches.micro_batches(mine, lengths, inference.MAX_TOKENS):
+            for micro_batch in batches.micro_batches(mine, lengths, device.max_tokens(accelerator.device)):
                 inputs = batches.pad([reviews[i] for i in micro_batch], pad_token_id, accelerator.device)
                 targets = torch.tensor([labels[i] for i in micro_batch], device=accelerator.device)
                 with accelerator.autocast():

@@ -833,13 +833,13 @@ def main(argv: list[str] | None = None) -> None:
     own = {text for rows in splits.values() for text, _ in rows}
     rated = make_pretraining_texts(args.seed + 1, args.texts, exclude=own)
     tokenizer = make_tokenizer([text for text, _ in rated])
+    tokenizer.save_pretrained(args.output_dir / "model")  # before its use, which sets padding and truncation
     model = make_model(tokenizer)
     print(f"{len(tokenizer)} tokens, {model.num_parameters()} parameters, {len(rated)} texts for pre-training")
     start = time.perf_counter()
     pretrain(model, tokenizer, rated)
     print(f"pre-trained in {time.perf_counter() - start:.0f} seconds")
     model.save_pretrained(args.output_dir / "model")
-    tokenizer.save_pretrained(args.output_dir / "model")
 
 
 if __name__ == "__main__":

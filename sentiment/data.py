@@ -1,5 +1,6 @@
 """A Hub id, a folder or a file -> labelled reviews; checks, subsets, tokens."""
 
+import functools
 import glob
 import hashlib
 import json
@@ -83,6 +84,7 @@ def quiet_datasets():
     return datasets
 
 
+@functools.cache  # for its several splits
 def read_hub(name):
     """{split: datasets.Dataset} of a data set on the Hub, or of the cache if HF_HUB_OFFLINE is set."""
     datasets = quiet_datasets()
@@ -212,10 +214,10 @@ def load_train_and_test(args):
         report += [f"{len(train) - len(fresh):,} training reviews stand in the test split too and are dropped"]
         train = train.at(fresh)
     for split, reviews in (("train", train), ("test", test)):
-        if not len(reviews):
-            raise UserError(f"{name}: no review with a text and a label is left in {split}")
+        if not reviews:
+            raise UserError(f"{name}: no review is left in {split} ({'; '.join(report)})")
     if len(set(train.labels)) < 2:
-        raise UserError(f"{name}: all training reviews are {train.labels[0]}; at least two classes are needed")
+        raise UserError(f"{name}: all reviews left to train on are {train.labels[0]}; at least two classes are needed")
     train = draw(train, args.max_train_samples, f"{args.seed}/train", at_least=1)
     test = draw(test, args.max_eval_samples, f"{args.seed}/test")
     if len(set(train.labels)) < 2:

@@ -9,8 +9,9 @@ from sentiment.cli import UserError
 
 
 def pick_device():
-    """The accelerator torch finds (CUDA, ROCm, Apple's MPS, ...), else the CPU."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    """The accelerator that is there (CUDA, ROCm, Apple's MPS, ...), else the CPU."""
+    # A CUDA build of torch names cuda as its accelerator on a machine without a GPU too: ask whether one is there.
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def use_all_cores():
@@ -35,10 +36,15 @@ def precisions():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             possible += ["bf16"]
     elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = cpu_capabilities()
         if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
             possible += ["bf16"]
     return possible
+
+
+def cpu_capabilities():
+    """What torch says of the CPU, {"avx512_bf16": True, "cpu_name": ...}; nothing from a torch that is too old to."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def pick_precision(requested="auto"):
@@ -56,6 +62,15 @@ def pick_precision(requested="auto"):
     return wanted
 
 
+def max_tokens(device):
+    """Tokens in one forward pass, padding included: what stays in a CPU's caches, or keeps a GPU busy.
+
+    On a CPU the passes of an update also pad less, since each is of reviews of like length: with 2,048 tokens MiniLM
+    trains three times as fast as with 8,192.
+    """
+    return 2048 if device.type == "cpu" else 16384
+
+
 def autocast(device, precision):
     """Context in which matrix products run in `precision`, as `pick_precision` gives it."""
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -67,5 +82,5 @@ def describe():
     device = pick_device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = "" if device.type != "cpu" else torch.cpu.get_capabilities().get("cpu_name", "")
+    name = "" if device.type != "cpu" else cpu_capabilities().get("cpu_name", "")
     return name or f"{device.type} ({platform.processor() or platform.machine()})"

@@ -2,11 +2,8 @@
 
 import torch
 
-from sentiment import batches
+from sentiment import batches, device
 from sentiment.cli import RunError
-from sentiment.device import autocast
-
-MAX_TOKENS = 8192  # in one forward pass, padding included
 
 
 @torch.inference_mode()
@@ -19,9 +16,9 @@ def logits(model, reviews, pad_token_id, precision, advance=lambda count: None):
     model.eval()
     lengths = [len(review) for review in reviews]
     result = torch.empty(len(reviews), model.config.num_labels)
-    for batch in batches.micro_batches(range(len(reviews)), lengths, MAX_TOKENS):
+    for batch in batches.micro_batches(range(len(reviews)), lengths, device.max_tokens(model.device)):
         inputs = batches.pad([reviews[i] for i in batch], pad_token_id, model.device)
-        with autocast(model.device, precision):
+        with device.autocast(model.device, precision):
             result[batch] = model(**inputs).logits.float().cpu()
         advance(len(batch))
     if not torch.isfinite(result).all():

@@ -64,14 +64,15 @@ def load_classifier(name, names=None):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name,
             dtype="float32",
-            use_safetensors=True,  # pickled weights are never read
+            use_safetensors=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=bool(names),
+            ignore_mismatched_sizes=True,  # they are in the report, which is looked at below
             output_loading_info=True,
             **head,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(hub.unavailable(name, error, "sample/model")) from error
+        hint = "; pickled weights are never read" if "model.safetensors" in str(error) else ""
+        raise UserError(hub.unavailable(name, error, "sample/model") + hint) from error
     unfit = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
     encoder = sorted(key for key in unfit if key.startswith(model.base_model_prefix + ".") and "pooler" not in key)
     if encoder:

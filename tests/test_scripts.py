@@ -55,17 +55,22 @@ def test_it_scores_the_very_rows_that_training_drew(tmp_path, distilbert, review
 
 
 def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews):
-    counts = {
-        "split": (evaluated(trained, tmp_path / "a", split="train"), 41, "train"),
-        "size": (evaluated(trained, tmp_path / "b", max_eval_samples=6), 6, "test"),
-        "all": (evaluated(trained, tmp_path / "c", max_eval_samples=0), 20, "test"),
-        "file": (evaluated(trained, tmp_path / "d", dataset_name=reviews / "test.csv"), 20, "train"),
-    }
-    for scores, count, split in counts.values():
-        assert (scores["reviews"], scores["split"]) == (count, split)
     ended = tiny.read(trained, "metrics.json")
-    assert counts["file"][0] == {**ended, "dataset": str(reviews / "test.csv"), "split": "train"}
-    assert sum(counts["size"][0]["confusion_matrix"][0]) == 3
+    train = evaluated(trained, tmp_path / "a", split="train")
+    assert (train["reviews"], train["split"]) == (41, "train")
+    some = evaluated(trained, tmp_path / "b", max_eval_samples=6)
+    assert (some["split"], list(map(sum, some["confusion_matrix"]))) == ("test", [3, 3])
+    assert evaluated(trained, tmp_path / "c", max_eval_samples=0) == ended
+    alone = evaluated(trained, tmp_path / "d", dataset_name=reviews / "test.csv")
+    assert {**alone, "split": "test"} == {**ended, "dataset": str(reviews / "test.csv")}
+
+
+def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_as_train(tmp_path, distilbert, reviews):
+    folder = tiny.train(distilbert, reviews / "train.csv", tmp_path / "run", num_train_epochs=1)
+    scores = evaluated(folder, tmp_path / "a", max_eval_samples=0)
+    assert scores == tiny.read(folder, "metrics.json")
+    train = evaluated(folder, tmp_path / "b", split="train")
+    assert (train["reviews"], train["split"]) == (41, "train")
 
 
 def test_columns_of_other_names_are_remembered_and_can_be_given(tmp_path, distilbert):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import evaluate
 import predict
 import train as script
-from sentiment import batches, inference
+from sentiment import batches, device
 
 FILES = {
     *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -108,7 +108,7 @@ def plain_loop(model, folder, settings):
 )
 def test_a_run_equals_a_plain_loop_update_by_update(tmp_path, model, max_tokens, reviews, monkeypatch, request):
     """With micro-batches of up to 30 tokens too, and with a last batch of one review in every epoch."""
-    monkeypatch.setattr(inference, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(device, "max_tokens", lambda _: max_tokens)
     model = request.getfixturevalue(model)
     folder = tiny.train(model, reviews, tmp_path / "run", **PLAIN)
     updates, _ = tiny.read_log(folder)
@@ -125,7 +125,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path, without_dropout, reviews
     given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "mixed_precision": "no", **PLAIN}
     words = tiny.flags(**given, output_dir=tmp_path / "two")
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0]
-    done = tiny.process(tiny.sys.executable, *launcher, tiny.ROOT / "train.py", *words)
+    done = tiny.process(tiny.sys.executable, *launcher, "train.py", *words, env={"TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in (one, tmp_path / "two")]
     assert len(losses[0]) == 12
