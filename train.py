@@ -170,8 +170,7 @@ def main(argv=None):
         log = TrainingLog(args.output_dir, args.num_train_epochs * len(train_ids), accelerator.is_main_process)
         scores = train(args, accelerator, classifier, train_ids, train_labels, tokenizer.pad_token_id, evaluate, log)
         if accelerator.is_main_process:
-            classifier.save_pretrained(args.output_dir)
-            tokenizer.save_pretrained(args.output_dir)
+            model.save(args.output_dir, tokenizer, classifier)
             run_folder.write_results(args.output_dir, run, {**scores, "dataset": args.dataset_name, "split": "test"})
     accelerator.end_training()
     there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"

@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from sentiment import hub
-from sentiment.cli import UserError
+from sentiment.cli import RunError, UserError, first_line
 from sentiment.data import READABLE_NAMES
 
 DEFAULT_FOLDER = "outputs/model"  # where train.py leaves a model, and the others look for one
@@ -80,6 +80,15 @@ def load_classifier(name, names=None):
     if unfit and not names:
         raise UserError(f"{name}: no trained classification head: fine-tune it with train.py first")
     return model
+
+
+def save(folder, tokenizer, classifier):
+    """Write both so that from_pretrained works on the folder. RunError or OSError: a full disk, say."""
+    try:
+        classifier.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # what the library makes of an OSError
+        raise RunError(f"{folder}: the model cannot be saved: {first_line(error)}") from error
 
 
 def class_names(model):
