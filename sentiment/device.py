@@ -65,8 +65,7 @@ def pick_precision(requested="auto"):
 def max_tokens(device):
     """Tokens in one forward pass, padding included: what stays in a CPU's caches, or keeps a GPU busy.
 
-    On a CPU the passes of an update also pad less, since each is of reviews of like length: with 2,048 tokens MiniLM
-    trains three times as fast as with 8,192.
+    On a CPU the passes of an update also pad less, since each is of reviews of like length.
     """
     return 2048 if device.type == "cpu" else 16384
 
