@@ -166,7 +166,10 @@ def main(argv=None):
 
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
-    commits = {"model": model.commit_of(classifier), "dataset": data.commit_of(args.dataset_name)}
+    commits = {
+        "model": model.commit_of(args.model_name_or_path, args.revision),
+        "dataset": data.commit_of(args.dataset_name),
+    }
     run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware}
     run |= {"commits": commits, "reviews": reviews}
     classifier.to(accelerator.device)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, Repositor
 
 from sentiment.cli import RunError, UserError, first_line
 
-PROBE_SECONDS = 4  # for each question before any work
+PROBE_SECONDS = 3  # for each question before any work
 ANSWER_SECONDS = 60  # of silence in a push that count as a lost connection
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the tries of a push
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write (hf.co/settings/tokens)"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -94,9 +95,10 @@ def save(folder, tokenizer, classifier):
         raise RunError(f"{folder}: the model cannot be saved: {first_line(error)}") from error
 
 
-def commit_of(model):
+def commit_of(name, revision):
     """The commit of a model on the Hub that was loaded; None for a folder."""
-    return getattr(model.config, "_commit_hash", None)
+    path = None if Path(name).exists() else try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if path else None  # the cache names its folders so
 
 
 def class_names(model):
