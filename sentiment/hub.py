@@ -6,6 +6,7 @@ import shlex
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
@@ -45,18 +46,39 @@ def is_id(name):
 
 def hub_answers():
     """Whether HF_ENDPOINT answers anything but a server error within PROBE_SECONDS, looking up its address included."""
-    answers = []
 
     def ask():
         try:
-            answers.append(get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS).status_code < 500)
+            return get_session().head(constants.ENDPOINT).status_code < 500
         except Exception:  # by whatever name the HTTP client raises it: no answer is what we came to know
-            answers.append(False)
+            return False
 
-    thread = threading.Thread(target=ask, daemon=True)  # the look-up of an address knows no time limit of its own
+    return any(soon(ask))
+
+
+def soon(ask):
+    """What `ask()` returns, in a list, which is empty if it takes much longer than PROBE_SECONDS."""
+    answers = []
+
+    def limited():
+        with time_limit(PROBE_SECONDS):
+            answers.append(ask())
+
+    thread = threading.Thread(target=limited, daemon=True)  # the look-up of an address knows no time limit of its own
     thread.start()
     thread.join(PROBE_SECONDS + 1)
-    return any(answers)
+    return answers
+
+
+@contextmanager
+def time_limit(seconds):
+    """Within the block a Hub that is silent for that long is a lost connection; the library waits for ever else."""
+    session = get_session()
+    usual, session.timeout = session.timeout, seconds
+    try:
+        yield
+    finally:
+        session.timeout = usual
 
 
 def unavailable(name, error, sample):
@@ -78,19 +100,13 @@ def refuse_unwritable(repo_id, private):
         raise UserError(f"--hub_model_id {repo_id}: a Hub id is needed, USER/REPO")
     if is_offline_mode():
         raise UserError(f"--hub_model_id {repo_id}: HF_HUB_OFFLINE is set; unset it to push")
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(refusal(repo_id, private)), daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS + 1)
-    if not answers:
-        raise UserError(f"--hub_model_id {repo_id}: {constants.ENDPOINT} does not answer; push later")
-    if answers[0]:
-        raise UserError(f"--hub_model_id {repo_id}: {answers[0]}")
+    reasons = soon(lambda: refusal(repo_id, private)) or [f"{constants.ENDPOINT} does not answer; push later"]
+    if reasons[0]:
+        raise UserError(f"--hub_model_id {repo_id}: {reasons[0]}")
 
 
 def refusal(repo_id, private):
     """Why the token cannot be used to push to `repo_id`; None if it can."""
-    get_session().timeout = PROBE_SECONDS  # the library knows no time limit for these questions
     try:
         user = huggingface_hub.whoami()
     except LocalTokenNotFoundError:
@@ -137,14 +153,13 @@ def push(folder, repo_id, private):
     What else the repository holds stays. A lost connection and a Hub that is busy or broken for a while are tried
     again; a commit whose answer was lost is found done then. Raises RunError when it fails for good.
     """
-    get_session().timeout = ANSWER_SECONDS
     for wait in (*WAITS, None):
         try:
-            huggingface_hub.create_repo(repo_id, private=private or None, exist_ok=True)
-            files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
-            return huggingface_hub.create_commit(
-                repo_id, files, commit_message="Add the model and its scores"
-            ).commit_url
+            with time_limit(ANSWER_SECONDS):
+                huggingface_hub.create_repo(repo_id, private=private or None, exist_ok=True)
+                files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
+                made = huggingface_hub.create_commit(repo_id, files, commit_message="Add the model and its scores")
+            return made.commit_url
         except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: an upload that failed
             lost = isinstance(error, (HTTPError, RuntimeError)) and status_of(error) is None
             if wait is None or not (lost or status_of(error) in (408, 429) or (status_of(error) or 0) >= 500):
