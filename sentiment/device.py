@@ -66,8 +66,9 @@ def pick_precision(requested="auto"):
 
 def max_tokens(model):
     """Most tokens in one forward pass of `model` where it is: what stays in a CPU's caches, or keeps a GPU busy."""
-    tokens = 2048 if model.device.type == "cpu" else 16384  # for DistilBERT, 768 wide
-    return max(1, tokens * 768 // getattr(model.config, "hidden_size", 768))
+    if model.device.type == "cpu":
+        return 2048
+    return max(512, 16384 * 768 // getattr(model.config, "hidden_size", 768))  # memory grows with the width
 
 
 def fewer_tokens(error, max_tokens, longest):

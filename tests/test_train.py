@@ -109,13 +109,13 @@ def plain_loop(model, folder, settings):
         ("without_dropout", 8192, False),
         ("without_dropout", 30, False),
         ("without_dropout", 30, True),
-        ("distilbert", 8192, True),  # dropout draws the oracle's numbers in padded batches only
+        ("distilbert", 8192, True),  # dropout draws the oracle's numbers in a stock model only
     ],
 )
 def test_a_run_equals_a_plain_loop_update_by_update(tmp_path, model, max_tokens, padded, reviews, monkeypatch, request):
     """With micro-batches of up to 30 tokens too, and with a last batch of one review in every epoch."""
     if padded:
-        monkeypatch.setattr(unpadded, "usable", lambda *_: False)
+        monkeypatch.setattr(unpadded, "install", lambda _: None)
     model = request.getfixturevalue(model)
     folder = tiny.train(model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **PLAIN)
     updates, _ = tiny.read_log(folder)

@@ -245,6 +245,20 @@ def test_any_share_of_elements_is_dropped_independently(dropout, dtype):
     assert (together - dropout**2 * (1 - torch.eye(4))).abs().max() < 6 * spread
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtype):
+    dropout, states = unpadded.Dropout(0.1), torch.full((100, 1000), 2.0, dtype=dtype, requires_grad=True)
+    torch.manual_seed(1)
+    found = dropout(states)
+    [gradient] = torch.autograd.grad(found.sum(), states)
+    assert found.unique().tolist() == [0, torch.tensor(2 / 0.9).to(dtype)]
+    assert torch.equal(gradient, torch.where(found == 0, 0, torch.tensor(1 / 0.9)).to(dtype))
+    assert (found == 0).float().mean() == pytest.approx(0.1, abs=0.005)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(states), found)
+    assert dropout.eval()(states) is states
+
+
 def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path):
     _, ours = pair(tmp_path, "distilbert", attention_dropout=0.3)
     reviews = texts([30, 9, 9], ours)
