@@ -103,7 +103,7 @@ def pack(encoder, args, kwargs):
 def keep_first_tokens(block, args, kwargs):
     """Before the last block: hidden states [1, T, H] -> the first tokens' [1, B, H]; all of them as `context`."""
     if layout := kwargs.get("layout"):
-        kwargs["context"] = args[0]
+        kwargs["context"] = as_autocast(args[0])
         args = (args[0].index_select(1, layout.starts[:-1]), *args[1:])
     return args, kwargs
 
@@ -116,11 +116,14 @@ def unpack(encoder, args, kwargs, output):
 
 
 def cast_once(attention, args):
-    """Before an attention: autocast would cast the same hidden states for query, key and value each."""
-    device = args[0].device.type
-    if torch.is_autocast_enabled(device):
-        args = (args[0].to(torch.get_autocast_dtype(device)), *args[1:])
-    return args
+    """Before an attention, which hands its hidden states to query, key and value: as `as_autocast`."""
+    return (as_autocast(args[0]), *args[1:])
+
+
+def as_autocast(states):
+    """In the dtype of the matrix products that are to come: autocast itself would cast once for each of them."""
+    device = states.device.type
+    return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
 
 
 def attend(module, query, key, value, mask, scaling, dropout=0.0, layout=None, context=None, **kwargs):
