@@ -171,7 +171,7 @@ class Dropout(torch.nn.Dropout):
     """torch's, with the random numbers of `kept` on a CPU."""
 
     def forward(self, states):
-        if not self.training or not self.p or states.device.type != "cpu":
+        if not self.training or self.p in (0, 1) or states.device.type != "cpu":
             return super().forward(states)
         return (states * kept(states, self.p)).div_(1 - self.p)
 
