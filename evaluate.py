@@ -3,14 +3,19 @@
 python evaluate.py                                            the test reviews that train.py drew
 python evaluate.py --dataset_name my/reviews.csv              reviews of your own
 python evaluate.py --model_name_or_path outputs/other --split validation --max_eval_samples 0
+python evaluate.py --baseline --plots --hub_model_id USER/REPO  and push the model with what was measured
 """
 
+import csv
+import importlib.util
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from sentiment import data, device, hub, inference, metrics, model, run_folder
+from sentiment import baselines, data, device, hub, inference, metrics, model, run_folder
 from sentiment.cli import Parser, UserError, number, script
 
 
@@ -24,6 +29,11 @@ def parse_args(argv):
     add("--label_column", help="column of the labels (default: as in training, else label)")
     add("--max_eval_samples", type=number(int, 0), help="drawn stratified; 0: all (default: those train.py scored)")
     add("--output_dir", type=Path, help="for metrics.json (default: the model's folder, or outputs/evaluation)")
+    add("--baseline", action="store_true", help="compare with majority class and TF-IDF regression, trained alike")
+    add("--predictions", action="store_true", help="write predictions.csv, most wrong first: label errors are there")
+    add("--plots", action="store_true", help="draw confusion matrix, curves, reliability and training (matplotlib)")
+    add("--hub_model_id", metavar="USER/REPO", help="push the model, its scores and a card to this model on the Hub")
+    add("--private", action="store_true", help="of a new repository on the Hub: only its owners see it")
     return parser.parse_args(argv)
 
 
@@ -68,12 +78,51 @@ def class_ids(labels, names, classes):
     raise UserError(f"labels {', '.join(unknown[:5])}: the model knows {len(classes)} classes, {', '.join(classes)}")
 
 
+def load_training_reviews(args, run):
+    """The very reviews that the model was trained on. Raises UserError if they are unknown or have changed."""
+    if not run:
+        raise UserError(f"--baseline: {args.model_name_or_path} has no run.json that names the training reviews")
+    settings = run["settings"]
+    hub.connect(settings["dataset_name"])
+    columns = settings["text_column"], settings["label_column"]
+    return data.find_again(settings["dataset_name"], run["reviews"]["train"], *columns)
+
+
+def write_predictions(path, reviews, labels, logits, classes):
+    """predictions.csv: row, label, prediction, probability (of the prediction), loss, text; most wrong first."""
+    log_probabilities = logits.double().log_softmax(dim=1)
+    confidence, best = log_probabilities.exp().max(dim=1)
+    losses = -log_probabilities[range(len(labels)), labels]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "label", "prediction", "probability", "loss", "text"])
+        for i in losses.argsort(descending=True, stable=True).tolist():
+            figures = f"{confidence[i]:.4f}", f"{losses[i]:.4f}"
+            writer.writerow([reviews.rows[i], classes[labels[i]], classes[best[i]], *figures, reviews.texts[i]])
+
+
+def push(args, run, scores, tokenizer, classifier, output_dir):
+    """Push what was measured, as it is in memory, and nothing else; returns the address of the commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder, tokenizer, classifier)
+        run_folder.write_results(Path(folder), run, scores)
+        for name in scores.get("pictures", {}):
+            shutil.copy(output_dir / name, folder)
+        return hub.push(Path(folder), args.hub_model_id, args.private)
+
+
 @script
 def main(argv=None):
     args = parse_args(argv)
     folder = Path(args.model_name_or_path)
     output_dir = args.output_dir or (folder if folder.is_dir() else Path("outputs/evaluation"))
     run_folder.refuse_unwritable(output_dir)
+    if args.plots and not importlib.util.find_spec("matplotlib"):
+        raise UserError("--plots: matplotlib is not installed; pip install matplotlib, or leave --plots out")
+    if args.hub_model_id:
+        hub.refuse_unwritable(args.hub_model_id, args.private)
+    elif args.private:
+        raise UserError("--private: is about the repository that --hub_model_id names; give both or neither")
     device.use_all_cores()
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")  # see precision below
     tokenizer, classifier = model.load_trained(args.model_name_or_path)
@@ -81,6 +130,7 @@ def main(argv=None):
 
     run = run_folder.read_json(folder / "run.json") or {}
     reviews, names, dataset = load_reviews(args, run)
+    training = load_training_reviews(args, run) if args.baseline else None
     labels = class_ids(reviews.labels, names, classes)
     encoded, cut = data.encode(tokenizer, reviews.texts)
     precision = run.get("precision")  # train.py's, so that its numbers come out again
@@ -88,14 +138,30 @@ def main(argv=None):
         precision = device.pick_precision()
     classifier.to(accelerator.device)
     logits = inference.shared_logits(accelerator, classifier, encoded, tokenizer.pad_token_id, precision)
-    scores = {**metrics.score(logits, labels, classes), "dataset": dataset, "split": args.split}
+    scores = {**metrics.score(logits, labels, classes), **run_folder.origin(dataset, args.split)}
 
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        run_folder.write_results(output_dir, run, scores)
-    accelerator.print(f"{args.model_name_or_path} on {dataset}, split {args.split}, in {precision}, {cut:,} cut")
-    accelerator.print(metrics.table(scores))
-    accelerator.print(f"written to {output_dir / 'metrics.json'}")
+        if training:
+            known = training.texts, class_ids(training.labels, run["labels"], classes)
+            scores["baselines"] = baselines.compare(*known, reviews.texts, labels, logits.argmax(dim=1), classes)
+        if args.predictions:
+            write_predictions(output_dir / "predictions.csv", reviews, labels, logits, classes)
+        if args.plots:
+            from sentiment import plots  # here, since matplotlib is optional
+
+            scores["pictures"] = plots.draw(output_dir, scores, logits, labels, run_folder.read_log(folder))
+        if args.hub_model_id:
+            scores["hub_model_id"] = args.hub_model_id
+        if run:
+            run_folder.write_results(output_dir, run, scores)
+        else:  # a README.md that lies there is somebody else's
+            run_folder.write_json(output_dir / "metrics.json", scores)
+        print(f"{args.model_name_or_path} on {dataset}, split {args.split}, in {precision}, {cut:,} cut")
+        print(metrics.table(scores))
+        print(f"written to {output_dir}")
+        if args.hub_model_id:
+            print(f"pushed to {push(args, run, scores, tokenizer, classifier, output_dir)}")
     accelerator.end_training()
 
 

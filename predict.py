@@ -21,6 +21,7 @@ def parse_args(argv):
     parser.add_argument(
         "--model_name_or_path", default=model.DEFAULT_FOLDER, help="folder that train.py wrote, or Hub id"
     )
+    parser.add_argument("--revision", default="main", help="of a model on the Hub: branch, tag or commit")
     parser.add_argument(
         "--output_format",
         choices=["tsv", "jsonl"],
@@ -45,7 +46,7 @@ def main(argv=None):
     args = parse_args(argv)
     device.use_all_cores()
     precision = device.pick_precision()
-    tokenizer, classifier = model.load_trained(args.model_name_or_path)
+    tokenizer, classifier = model.load_trained(args.model_name_or_path, args.revision)
     classifier.to(device.pick_device())
     classes = model.class_names(classifier)
     if args.text:

@@ -17,13 +17,14 @@ from accelerate.utils import DistributedType
 
 from sentiment import batches, data, device, hub, inference, metrics, model, run_folder, unpadded
 from sentiment.cli import Parser, RunError, UserError, number, script
-from sentiment.report import TrainingLog
+from sentiment.report import TrainingLog, pick_tracker
 
 
 def parse_args(argv):
     parser = Parser(description="Fine-tune an encoder for text sentiment.")
     add = parser.add_argument_group("what").add_argument
     add("--model_name_or_path", default="distilbert/distilbert-base-uncased", help="Hub id or folder")
+    add("--revision", default="main", help="of a model on the Hub: branch, tag or commit")
     add("--dataset_name", default="stanfordnlp/imdb", help="Hub id, folder with train and test files, or one file")
     add("--text_column", default="text", help="column of the texts")
     add("--label_column", default="label", help="column of the labels: integers or strings")
@@ -43,6 +44,7 @@ def parse_args(argv):
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
     add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
+    add("--report_to", default="none", help="an installed tracker of Accelerate's, such as tensorboard")
     return parser.parse_args(argv)
 
 
@@ -150,7 +152,12 @@ def main(argv=None):
         raise UserError(f"--output_dir {args.output_dir}: is the folder of the model; choose another one")
     hub.connect(args.model_name_or_path, args.dataset_name)
     precision = device.pick_precision(args.mixed_precision)
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=precision,
+        log_with=pick_tracker(args.report_to),
+        project_dir=args.output_dir / run_folder.TRACKED,
+    )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise UserError(f"{accelerator.distributed_type.value}: the model is not sharded here; MULTI_GPU is possible")
     hardware = {
@@ -162,7 +169,7 @@ def main(argv=None):
 
     train_reviews, test_reviews, names, report = data.load_train_and_test(args)
     torch.manual_seed(args.seed)  # for the new head: the same on every process
-    tokenizer, classifier = model.load(args.model_name_or_path, names)
+    tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision)
     args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer, classifier)
     train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
     test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)
@@ -178,7 +185,12 @@ def main(argv=None):
     args.max_tokens_per_device = args.max_tokens_per_device or device.max_tokens(classifier)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
-    run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware, "reviews": reviews}
+    commits = {
+        "model": model.commit_of(args.model_name_or_path, args.revision),
+        "dataset": data.commit_of(args.dataset_name),
+    }
+    run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware}
+    run |= {"commits": commits, "reviews": reviews}
 
     def evaluate(max_tokens):
         pad = tokenizer.pad_token_id
@@ -186,11 +198,14 @@ def main(argv=None):
         return metrics.score(logits, test_labels, names)
 
     with run_folder.recorded(args.output_dir, run, accelerator.is_main_process):
-        log = TrainingLog(args.output_dir, args.num_train_epochs * len(train_ids), accelerator.is_main_process)
+        accelerator.init_trackers("sentiment", config={k: v for k, v in settings.items() if v is not None})
+        log = TrainingLog(accelerator, args.output_dir, args.num_train_epochs * len(train_ids))
         scores = train(args, accelerator, classifier, train_ids, train_labels, tokenizer.pad_token_id, evaluate, log)
         if accelerator.is_main_process:
             model.save(args.output_dir, tokenizer, classifier)
-            run_folder.write_results(args.output_dir, run, {**scores, "dataset": args.dataset_name, "split": "test"})
+            run["seconds"] = sum(entry.get("seconds", 0) for entry in run_folder.read_log(args.output_dir))
+            run_folder.write_json(args.output_dir / "run.json", run)
+            run_folder.write_results(args.output_dir, run, {**scores, **run_folder.origin(args.dataset_name, "test")})
     accelerator.end_training()
     there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"
     accelerator.print(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")

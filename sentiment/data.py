@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HTTPError
 
 from sentiment import hub
 from sentiment.cli import UserError, first_line
@@ -90,11 +91,19 @@ def read_hub(name):
     datasets = quiet_datasets()
     try:
         return datasets.load_dataset(name)
-    except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, ValueError) as error:
+    except (datasets.exceptions.DatasetGenerationError, HTTPError, OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ or error
         if type(cause) is OSError:  # a full disk, say
             raise cause from None
         raise UserError(hub.unavailable(name, cause, "sample/reviews")) from error
+
+
+def commit_of(name):
+    """The commit of a data set on the Hub that was read; None for a folder or a file."""
+    if Path(name).exists():
+        return None
+    files = next(iter(read_hub(name).values())).cache_files
+    return Path(files[0]["filename"]).parent.name if files else None  # the cache names its folders so
 
 
 def read_file(path):
@@ -235,8 +244,8 @@ def find_again(name, identity, text_column, label_column):
     )
     if found is None or found.identity() != identity:
         raise UserError(
-            f"{name}: the reviews that run.json names have changed since training; "
-            "give --max_eval_samples to draw from the data set as it is now"
+            f"{name}: the {identity['split']} reviews that run.json names have changed since training; "
+            "give --max_eval_samples, without --baseline, to draw from the data set as it is now"
         )
     return found
 

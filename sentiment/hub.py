@@ -1,16 +1,24 @@
-"""The Hugging Face Hub: is it there, and the model card."""
+"""The Hugging Face Hub: is it there, may we write to it, and the only write to it."""
 
 import os
 import re
 import shlex
+import sys
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import ModelCardData, constants, get_session, is_offline_mode
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, constants, get_session, is_offline_mode
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
-from sentiment.cli import UserError, first_line
+from sentiment.cli import RunError, UserError, first_line
 
-PROBE_SECONDS = 4
+PROBE_SECONDS = 3  # for each question before any work
+ANSWER_SECONDS = 60  # of silence in a push that count as a lost connection
+WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the tries of a push
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write (hf.co/settings/tokens)"
 
 
 def connect(*names):
@@ -38,18 +46,39 @@ def is_id(name):
 
 def hub_answers():
     """Whether HF_ENDPOINT answers anything but a server error within PROBE_SECONDS, looking up its address included."""
-    answers = []
 
     def ask():
         try:
-            answers.append(get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS).status_code < 500)
+            return get_session().head(constants.ENDPOINT).status_code < 500
         except Exception:  # by whatever name the HTTP client raises it: no answer is what we came to know
-            answers.append(False)
+            return False
 
-    thread = threading.Thread(target=ask, daemon=True)  # the look-up of an address knows no time limit of its own
+    return any(soon(ask))
+
+
+def soon(ask):
+    """What `ask()` returns, in a list, which is empty if it takes much longer than PROBE_SECONDS."""
+    answers = []
+
+    def limited():
+        with time_limit(PROBE_SECONDS):
+            answers.append(ask())
+
+    thread = threading.Thread(target=limited, daemon=True)  # the look-up of an address knows no time limit of its own
     thread.start()
     thread.join(PROBE_SECONDS + 1)
-    return any(answers)
+    return answers
+
+
+@contextmanager
+def time_limit(seconds):
+    """Within the block a Hub that is silent for that long is a lost connection; the library waits for ever else."""
+    session = get_session()
+    usual, session.timeout = session.timeout, seconds
+    try:
+        yield
+    finally:
+        session.timeout = usual
 
 
 def unavailable(name, error, sample):
@@ -62,46 +91,81 @@ def unavailable(name, error, sample):
     return f"{name}: cannot be loaded: {first_line(error)}"
 
 
-def model_card(run, scores):
-    """README.md of a model on the Hub: a pure function of run.json and metrics.json."""
-    settings = run["settings"]
-    data = ModelCardData(
-        base_model=settings["model_name_or_path"] if is_id(settings["model_name_or_path"]) else None,
-        datasets=[settings["dataset_name"]] if is_id(settings["dataset_name"]) else None,
-        library_name="transformers",
-        license="apache-2.0",
-        metrics=["accuracy", "f1"],
-        pipeline_tag="text-classification",
-    )
-    names = ("accuracy", "f1", "precision", "recall", "roc_auc")
-    figures = "\n".join(f"| {name} | {scores[name]:.4f} |" for name in names if scores[name] is not None)
-    values = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    trained, scored = len(run["reviews"]["train"]["rows"]), scores["reviews"]
-    return f"""---
-{data.to_yaml()}
----
+def refuse_unwritable(repo_id, private):
+    """Raise UserError unless the user's token may push to the model `repo_id`, or create it; in under 10 seconds.
 
-# {Path(settings["model_name_or_path"]).name}, fine-tuned on {Path(settings["dataset_name"]).name}
+    private: whether it is to be private; one that exists and is public is refused then.
+    """
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id):
+        raise UserError(f"--hub_model_id {repo_id}: a Hub id is needed, USER/REPO")
+    if is_offline_mode():
+        raise UserError(f"--hub_model_id {repo_id}: HF_HUB_OFFLINE is set; unset it to push")
+    reasons = soon(lambda: refusal(repo_id, private)) or [f"{constants.ENDPOINT} does not answer; push later"]
+    if reasons[0]:
+        raise UserError(f"--hub_model_id {repo_id}: {reasons[0]}")
 
-Tells {" from ".join(run["labels"])} texts. Fine-tuned from {settings["model_name_or_path"]} on {trained:,} reviews of
-{settings["dataset_name"]}. Texts of more than {settings["max_length"]} tokens are cut.
 
-## Scores
+def refusal(repo_id, private):
+    """Why the token cannot be used to push to `repo_id`; None if it can."""
+    try:
+        user = huggingface_hub.whoami()
+    except LocalTokenNotFoundError:
+        return f"no token; {LOG_IN}"
+    except HTTPError as error:
+        if status_of(error) in (401, 403):
+            return f"the token is not valid; {LOG_IN}"
+        return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
+    token = user.get("auth", {}).get("accessToken", {})
+    try:
+        huggingface_hub.auth_check(repo_id, write=True)
+        if private and not huggingface_hub.model_info(repo_id).private:
+            return "this repository is public; make it private in its settings, or leave --private out"
+    except RepositoryNotFoundError:
+        owner, owners = repo_id.split("/")[0], [user["name"], *(group["name"] for group in user.get("orgs", []))]
+        if owner not in owners:
+            return f"{user['name']} cannot create a repository there; possible are {', '.join(owners)}"
+        if not may_create(token, owner):
+            return f"the token may not create it; {LOG_IN}"
+    except HTTPError as error:
+        if status_of(error) in (401, 403):
+            return f"the token may not write to it; {LOG_IN}"
+        return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
+    return None
 
-On {scored:,} reviews of {scores["dataset"]}, split {scores["split"]}:
 
-| metric | value |
-| --- | --- |
-{figures}
+def may_create(token, owner):
+    """Whether a token, as whoami describes it, is for creating repositories of `owner`."""
+    if token.get("role") != "fineGrained":
+        return token.get("role") != "read"
+    scopes = [scope["permissions"] for scope in token["fineGrained"]["scoped"] if scope["entity"]["name"] == owner]
+    return any("repo.write" in permissions for permissions in scopes)
 
-## How it was trained
 
-    {shlex.join(run["command"])}
+def status_of(error):
+    """The HTTP status in an answer that became this error; None if no answer came."""
+    response = getattr(error, "response", None)
+    return None if response is None else response.status_code
 
-On {run["device"]}; processes {run["processes"]}, threads {run["threads"]}, precision {run["precision"]}; {versions}.
 
-| setting | value |
-| --- | --- |
-{values}
-"""
+def push(folder, repo_id, private):
+    """Make the files of `folder` one commit to the model `repo_id`, which is created if need be; returns its address.
+
+    What else the repository holds stays. A lost connection and a Hub that is busy or broken for a while are tried
+    again; a commit whose answer was lost is found done then. Raises RunError when it fails for good.
+    """
+    for wait in (*WAITS, None):
+        try:
+            with time_limit(ANSWER_SECONDS):
+                huggingface_hub.create_repo(repo_id, private=private or None, exist_ok=True)
+                files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
+                made = huggingface_hub.create_commit(repo_id, files, commit_message="Add the model and its scores")
+            return made.commit_url
+        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: an upload that failed
+            lost = isinstance(error, (HTTPError, RuntimeError)) and status_of(error) is None
+            if wait is None or not (lost or status_of(error) in (408, 429) or (status_of(error) or 0) >= 500):
+                raise RunError(
+                    f"not pushed to {repo_id}: {first_line(error)}; nothing is lost here; push again: "
+                    f"python {shlex.join(sys.argv)}"
+                ) from error
+            print(f"{constants.ENDPOINT}: {first_line(error)}; trying again in {wait} s", file=sys.stderr)
+            time.sleep(wait)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -16,35 +17,37 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-def load(name, names=None):
-    """(tokenizer, classifier on the CPU) of a Hub id or a folder. Raises UserError.
+def load(name, names=None, revision="main"):
+    """(tokenizer, classifier on the CPU) of a Hub id, at a `revision` of it, or of a folder. Raises UserError.
 
     names: classes to train for. A head for another number of classes, or none at all, is replaced by a new one, drawn
     from torch's generator. Without `names` a trained head must be there.
     """
     if Path(name).is_dir() and not Path(name, "config.json").exists():
         raise UserError(f"{name}: no model in this folder (no config.json); train.py and save_pretrained write one")
-    classifier, tokenizer = load_classifier(name, names), load_tokenizer(name)
+    if Path(name).is_dir() and revision != "main":
+        raise UserError(f"--revision {revision}: {name} is a folder; only models on the Hub have revisions")
+    classifier, tokenizer = load_classifier(name, names, revision), load_tokenizer(name, revision)
     rows = classifier.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the model knows {rows:,}")
     return tokenizer, classifier
 
 
-def load_trained(name):
+def load_trained(name, revision="main"):
     """As `load`, for a model that was fine-tuned: (tokenizer that cuts at the model's longest input, classifier)."""
     if name == DEFAULT_FOLDER and not Path(name).exists():
         raise UserError(f"no model in {name} yet: run train.py, or name a model by --model_name_or_path")
     hub.connect(name)
-    tokenizer, classifier = load(name)
+    tokenizer, classifier = load(name, revision=revision)
     tokenizer.model_max_length = longest_input(tokenizer, classifier)
     return tokenizer, classifier
 
 
-def load_tokenizer(name):
+def load_tokenizer(name, revision):
     """The fast tokenizer of a Hub id or folder. Raises UserError."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(hub.unavailable(name, error, "sample/model")) from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
@@ -54,8 +57,8 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def load_classifier(name, names=None):
-    """The classifier of a Hub id or folder; `names` as in `load`. Raises UserError."""
+def load_classifier(name, names, revision):
+    """The classifier of a Hub id or folder; arguments as in `load`. Raises UserError."""
     head = {}
     if names:
         ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -63,6 +66,7 @@ def load_classifier(name, names=None):
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name,
+            revision=revision,
             dtype="float32",
             use_safetensors=True,
             trust_remote_code=False,
@@ -90,6 +94,12 @@ def save(folder, tokenizer, classifier):
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # what the library makes of an OSError
         raise RunError(f"{folder}: the model cannot be saved: {first_line(error)}") from error
+
+
+def commit_of(name, revision):
+    """The commit of a model on the Hub that was loaded; None for a folder."""
+    path = None if Path(name).exists() else try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if path else None  # the cache names its folders so
 
 
 def class_names(model):

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sentiment import hub
+from sentiment import card, data
 from sentiment.cli import UserError, first_line
 
-RECORDS = ("run.json", "log.jsonl", "metrics.json", "status.json", "README.md")
+RECORDS = ("run.json", "log.jsonl", "metrics.json", "status.json", "README.md", "predictions.csv")
+PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
+TRACKED = "trackers"  # folder of what a tracker such as tensorboard writes
 MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
 
@@ -45,8 +47,9 @@ def recorded(folder, run, active):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*MODEL_FILES, *RECORDS):
+    for name in (*MODEL_FILES, *RECORDS, *PICTURES):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TRACKED, ignore_errors=True)
     write_json(folder / "run.json", run)
     write_status(folder, "running")
     try:
@@ -88,6 +91,12 @@ def read_json(path):
         raise UserError(f"{path}: not JSON: {error}") from error
 
 
+def read_log(folder):
+    """Entries of log.jsonl; none if there is no such file."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def environment():
     """What a result may depend on besides the settings: {"command", "git_commit", "versions", "platform"}."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
@@ -108,8 +117,18 @@ def git_commit():
     return answer.stdout.strip() or None
 
 
+def origin(dataset, split):
+    """What metrics.json says of where its numbers come from, without private paths, since it is published."""
+    command = [card.public(word) for word in environment()["command"]]
+    return {
+        "dataset": card.public(dataset),
+        "dataset_commit": data.commit_of(dataset),
+        "split": split,
+        "command": command,
+    }
+
+
 def write_results(folder, run, scores):
-    """metrics.json, and the model card README.md, a function of run.json and metrics.json, if the run is known."""
+    """metrics.json, which holds `scores`, and the model card README.md."""
     write_json(folder / "metrics.json", scores)
-    if run:
-        write_text(folder / "README.md", hub.model_card(run, scores))
+    write_text(folder / "README.md", card.model_card(run, scores))

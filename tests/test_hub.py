@@ -65,7 +65,7 @@ def test_the_defaults_come_from_the_hub_then_from_the_cache_and_their_absence_is
     started = time.perf_counter()
     env["HF_HOME"] = str(tmp_path / "empty")
     nothing = tiny.script("train", "--output_dir", "nothing", cwd=tmp_path, env=env)
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < 25  # the libraries alone try for 75 s
     assert (nothing.returncode, len(nothing.stderr.splitlines())) == (2, 1)
     assert MODEL in nothing.stderr or DATASET in nothing.stderr
     assert server.endpoint in nothing.stderr

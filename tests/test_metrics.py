@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sentiment import metrics
+from sentiment import intervals, metrics
 
 NAMES = ["negative", "positive"]
 
@@ -98,9 +98,44 @@ def test_the_mean_over_the_classes_leaves_out_one_without_review_and_prediction(
 def test_the_table_shows_the_numbers():
     scores = metrics.score(binary(SCORES + [0.99] * 1000), LABELS + [1] * 1000, NAMES)
     lines = [line.split() for line in metrics.table(scores).splitlines()]
-    assert ["reviews", "1,006"] in lines
-    assert ["accuracy", f"{1004 / 1006:.4f}"] in lines
-    assert ["f1", f"{2004 / 2006:.4f}", "of", "'positive'"] in lines
-    assert ["roc_auc", f"{scores['roc_auc']:.4f}"] in lines
+    assert ["reviews", "1,006", "95%", "interval"] in lines
+    assert ["accuracy", f"{1004 / 1006:.4f}", *limits(intervals.wilson(1004, 1006))] in lines
+    assert ["f1", f"{2004 / 2006:.4f}", *limits(intervals.f1(1002, 2)), "of", "'positive'"] in lines
+    assert ["precision", f"{1002 / 1003:.4f}", "of", "'positive'"] in lines
+    assert ["roc_auc", f"{scores['roc_auc']:.4f}", *limits(scores["intervals"]["roc_auc"])] in lines
     assert ["negative", "3", "0.6667", "0.6667", "0.6667"] in lines
-    assert lines[-2:] == [["negative", "2", "1"], ["positive", "1", "1,002"]]
+    start = lines.index(["true", "as", "negative", "as", "positive"])
+    assert lines[start + 1 : start + 3] == [["negative", "2", "1"], ["positive", "1", "1,002"]]
+    assert lines[-1][:2] == ["1,006", "reviews"]
+
+
+def limits(interval):
+    return [f"{interval[0]:.4f}", "to", f"{interval[1]:.4f}"]
+
+
+def test_what_the_number_of_reviews_tells_apart_is_said_in_one_line():
+    scores = metrics.score(binary([0.9] * 50 + [0.1] * 50), [1] * 43 + [0] * 50 + [1] * 7, NAMES)
+    low, high = intervals.wilson(86, 100)
+    assert scores["accuracy"] == 0.86
+    line = metrics.table(scores).splitlines()[-1]
+    assert f"between {low:.1%} and {high:.1%}" in line
+    middle = (low + high) / 2
+    assert f"from {100 * 1.96 * (2 * middle * (1 - middle) / 100) ** 0.5:.1f} points" in line
+
+
+def test_calibration_by_hand():
+    """The confidences 0.93, 0.64, 0.82, 0.62 and 0.73 in bins of width 0.1: two share one, of which one is right."""
+    scores = metrics.score(binary([0.93, 0.64, 0.18, 0.38, 0.73]), [1, 1, 0, 1, 0], NAMES)
+    errors = [2 * abs(1 / 2 - 0.63), abs(0 - 0.73), abs(1 - 0.82), abs(1 - 0.93)]
+    assert scores["calibration_error"] == pytest.approx(sum(errors) / 5)
+    assert scores["brier_score"] == pytest.approx((0.07**2 + 0.36**2 + 0.18**2 + 0.62**2 + 0.73**2) / 5)
+
+
+def test_a_sure_model_that_is_right_is_perfectly_calibrated():
+    scores = metrics.score(torch.tensor([[50.0, 0.0], [0.0, 50.0]]), [0, 1], NAMES)
+    assert (scores["calibration_error"], scores["brier_score"]) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_half_the_squared_distance_for_three_classes():
+    scores = metrics.score(logits_of(PROBABILITIES[:1]), [1], ["low", "middle", "high"])
+    assert scores["brier_score"] == pytest.approx((0.6**2 + 0.7**2 + 0.1**2) / 2)

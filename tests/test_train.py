@@ -191,8 +191,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path, without_dropout, reviews
     assert len(losses[0]) == 12
     assert losses[1] == close(losses[0])
     assert tiny.read(tmp_path / "two", "run.json")["processes"] == 2
-    wanted = tiny.read(one, "metrics.json")
-    assert tiny.read(tmp_path / "two", "metrics.json") == {**wanted, "loss": pytest.approx(wanted["loss"], rel=1e-5)}
+    wanted, found = tiny.read(one, "metrics.json"), tiny.read(tmp_path / "two", "metrics.json")
+    for name in ("loss", "brier_score", "calibration_error"):
+        assert found.pop(name) == pytest.approx(wanted.pop(name), rel=1e-5)
+    assert found == {**wanted, "command": found["command"]}
 
 
 @pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
@@ -243,8 +245,9 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
     run = tiny.read(trained, "run.json")
     assert run.keys() == {
         *("command", "git_commit", "versions", "platform", "settings", "labels"),
-        *("device", "processes", "threads", "precision", "reviews"),
+        *("device", "processes", "threads", "precision", "commits", "reviews", "seconds"),
     }
+    assert run["commits"] == {"model": None, "dataset": None}
     assert (run["processes"], run["precision"], run["labels"]) == (1, "no", ["negative", "positive"])
     assert (run["settings"]["learning_rate"], run["settings"]["dataset_name"]) == (3e-3, str(reviews))
     assert run["reviews"]["train"]["rows"] == list(range(41))
@@ -256,7 +259,9 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
     assert {tuple(update) for update in updates} == {("step", "epoch", "loss", "learning_rate", "tokens", "seconds")}
     assert [evaluation["step"] for evaluation in evaluations] == [6, 12, 18, 24]
     metrics = tiny.read(trained, "metrics.json")
-    assert metrics == {**evaluations[-1]["eval"], "dataset": str(reviews), "split": "test"}
+    origin = {"dataset": reviews.name, "dataset_commit": None, "split": "test"}
+    assert metrics == {**evaluations[-1]["eval"], **origin, "command": metrics["command"]}
+    assert run["seconds"] == sum(update["seconds"] for update in updates)
     assert metrics["reviews"] == 20
 
     config = tiny.read(trained, "config.json")

@@ -1,0 +1,39 @@
+"""What a network must beat to be worth its while, trained on the same reviews."""
+
+import numpy
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.pipeline import make_pipeline
+
+from sentiment import intervals
+from sentiment.metrics import averaging
+
+BASELINES = {
+    "majority class": DummyClassifier(strategy="most_frequent"),
+    "TF-IDF regression": make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    ),
+}
+
+
+def compare(train_texts, train_labels, test_texts, test_labels, predictions, names):
+    """{baseline: {"accuracy", "f1", "difference", "difference_interval"}} for metrics.json.
+
+    Labels and predictions are class ids. "difference" is the model's accuracy less the baseline's, on the same reviews,
+    with its 95% interval.
+    """
+    labels, result = numpy.asarray(test_labels), {}
+    model_right = numpy.asarray(predictions) == labels
+    for name, baseline in BASELINES.items():
+        guesses = baseline.fit(train_texts, train_labels).predict(test_texts)
+        right = guesses == labels
+        only_model, only_baseline = int((model_right & ~right).sum()), int((right & ~model_right).sum())
+        result[name] = {
+            "accuracy": float(accuracy_score(labels, guesses)),
+            "f1": float(f1_score(labels, guesses, **averaging(names))),
+            "difference": (only_model - only_baseline) / len(labels),
+            "difference_interval": intervals.paired_difference(only_model, only_baseline, len(labels)),
+        }
+    return result
