@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from sentiment import batches, data, device, hub, inference, metrics, model, run_folder
+from sentiment import batches, data, device, hub, inference, metrics, model, run_folder, unpadded
 from sentiment.cli import Parser, RunError, UserError, number, script
 from sentiment.report import TrainingLog, pick_tracker
 
@@ -35,6 +35,8 @@ def parse_args(argv):
     add("--overwrite_output_dir", action="store_true", help="replace the run that --output_dir holds")
     add = parser.add_argument_group("how").add_argument
     add("--train_batch_size", type=number(int, 1), default=16, help="reviews per update over all processes")
+    tokens = "most tokens in one forward pass (default: by device and model); halved where memory runs out"
+    add("--max_tokens_per_device", type=number(int, 1), help=tokens)
     add("--learning_rate", type=number(float, 0, above=True), default=5e-5, help="AdamW's, at the end of the warm-up")
     add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's; not on biases and norms")
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
@@ -64,6 +66,23 @@ def make_optimizer(parameters, weight_decay):
     return torch.optim.AdamW(groups, fused=True)
 
 
+def add_gradients(accelerator, classifier, passes, labels, batch_size):
+    """Add the gradients of this process's reviews to the parameters'; returns its part of the loss.
+
+    passes: as from unpadded.passes; labels: class ids of all reviews; batch_size: reviews of the update.
+    """
+    loss = torch.zeros((), device=accelerator.device)
+    for micro_batch, inputs in passes:
+        targets = torch.tensor([labels[i] for i in micro_batch], device=accelerator.device)
+        with accelerator.autocast():
+            logits = classifier(**inputs).logits
+        # The sum over the reviews here, divided once by the number of reviews everywhere: an exact mean.
+        part = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / batch_size
+        accelerator.backward(part)
+        loss += part.detach()
+    return loss
+
+
 def sum_over_processes(accelerator, parameters, loss):
     """Add up the gradients, in place, and the loss of all processes, in one flat reduction; returns the loss.
 
@@ -88,24 +107,23 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
     parameters = list(classifier.parameters())
     optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
     updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
-    update = 0
+    update, max_tokens = 0, args.max_tokens_per_device
     for epoch in range(1, args.num_train_epochs + 1):
         for batch in batches.global_batches(len(reviews), args.train_batch_size, args.seed, epoch):
             started = time.perf_counter()
             update += 1
             classifier.train()
-            torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
-            loss = torch.zeros((), device=accelerator.device)
             mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
-            for micro_batch in batches.micro_batches(mine, lengths, device.max_tokens(accelerator.device)):
-                inputs = batches.pad([reviews[i] for i in micro_batch], pad_token_id, accelerator.device)
-                targets = torch.tensor([labels[i] for i in micro_batch], device=accelerator.device)
-                with accelerator.autocast():
-                    logits = classifier(**inputs).logits
-                # The sum over the reviews here, divided once by the number of reviews everywhere: an exact mean.
-                part = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / len(batch)
-                accelerator.backward(part)
-                loss += part.detach()
+            loss = None
+            while loss is None:  # again, from the update's start, where memory ran out
+                optimizer.zero_grad()
+                torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
+                precision = accelerator.mixed_precision
+                passes = unpadded.passes(classifier, reviews, mine, max_tokens, pad_token_id, precision)
+                try:
+                    loss = add_gradients(accelerator, classifier, passes, labels, len(batch))
+                except RuntimeError as error:
+                    max_tokens = device.fewer_tokens(error, max_tokens, max(lengths[i] for i in mine))
             loss = sum_over_processes(accelerator, parameters, loss)
             if not math.isfinite(loss):
                 raise RunError(f"the loss of update {update} is {loss}; a lower --learning_rate may help")
@@ -115,12 +133,11 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            optimizer.zero_grad()
             tokens, seconds = sum(lengths[i] for i in batch), time.perf_counter() - started
             log.update(
                 len(batch), step=update, epoch=epoch, loss=loss, learning_rate=rate, tokens=tokens, seconds=seconds
             )
-        scores = evaluate()
+        scores = evaluate(max_tokens)
         log.evaluation(update, scores)
     log.close()
     return scores
@@ -164,6 +181,8 @@ def main(argv=None):
     accelerator.print(f"model     {args.model_name_or_path}: {classifier.num_parameters():,} parameters")
     accelerator.print("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
 
+    classifier.to(accelerator.device)
+    args.max_tokens_per_device = args.max_tokens_per_device or device.max_tokens(classifier)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
     commits = {
@@ -172,10 +191,10 @@ def main(argv=None):
     }
     run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware}
     run |= {"commits": commits, "reviews": reviews}
-    classifier.to(accelerator.device)
 
-    def evaluate():
-        logits = inference.shared_logits(accelerator, classifier, test_ids, tokenizer.pad_token_id, precision)
+    def evaluate(max_tokens):
+        pad = tokenizer.pad_token_id
+        logits = inference.shared_logits(accelerator, classifier, test_ids, pad, precision, max_tokens)
         return metrics.score(logits, test_labels, names)
 
     with run_folder.recorded(args.output_dir, run, accelerator.is_main_process):

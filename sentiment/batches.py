@@ -32,14 +32,20 @@ def share(batch, lengths, process, processes):
     return shares[process]
 
 
-def micro_batches(reviews, lengths, max_tokens):
-    """Reviews of like length, at most `max_tokens` tokens a pass, padding included; a longer review goes alone."""
-    batches = []
+def micro_batches(reviews, lengths, max_tokens, padded):
+    """Reviews of like length, at most `max_tokens` tokens a pass; a longer review goes alone.
+
+    padded: whether a review counts as much as the longest of its pass.
+    """
+    batches, used = [], 0
     for review in sorted(reviews, key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+        size = lengths[batches[-1][0]] if padded and batches else lengths[review]
+        if batches and used + size <= max_tokens:
             batches[-1].append(review)
+            used += size
         else:
             batches.append([review])
+            used = lengths[review]
     return batches
 
 

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import sys
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
-from sentiment.cli import UserError
+from sentiment.cli import RunError, UserError, first_line
 
 
 def pick_device():
@@ -62,12 +64,24 @@ def pick_precision(requested="auto"):
     return wanted
 
 
-def max_tokens(device):
-    """Tokens in one forward pass, padding included: what stays in a CPU's caches, or keeps a GPU busy.
+def max_tokens(model):
+    """Most tokens in one forward pass of `model` where it is: what stays in a CPU's caches, or keeps a GPU busy."""
+    if model.device.type == "cpu":
+        return 2048
+    return max(512, 16384 * 768 // getattr(model.config, "hidden_size", 768))  # memory grows with the width
 
-    On a CPU the passes of an update also pad less, since each is of reviews of like length.
+
+def fewer_tokens(error, max_tokens, longest):
+    """Half of `max_tokens` if `error` says that memory ran out, after a line that says so; else `error` is raised.
+
+    longest: tokens of the longest review to compute. RunError where it had a pass of its own: none can be smaller.
     """
-    return 2048 if device.type == "cpu" else 16384
+    if not should_reduce_batch_size(error):
+        raise error
+    if max_tokens <= longest:
+        raise RunError(f"out of memory with one review of {longest} tokens: {first_line(error)}") from error
+    print(f"out of memory: going on with at most {max_tokens // 2} tokens in a pass", file=sys.stderr, flush=True)
+    return max_tokens // 2
 
 
 def autocast(device, precision):

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from sentiment import hub
+from sentiment import hub, unpadded
 from sentiment.cli import RunError, UserError, first_line
 from sentiment.data import READABLE_NAMES
 
@@ -83,6 +83,7 @@ def load_classifier(name, names, revision):
         raise UserError(f"{name}: the weights do not fit config.json: {len(encoder)} tensors, such as {encoder[0]}")
     if unfit and not names:
         raise UserError(f"{name}: no trained classification head: fine-tune it with train.py first")
+    unpadded.install(model)
     return model
 
 

@@ -62,15 +62,29 @@ def test_micro_batches_cover_the_share_and_keep_to_the_limit_with_padding(max_to
     for size in range(30):
         lengths = lengths_of(50, seed=size)
         share = random.Random(size).sample(range(50), size)
-        cut = batches.micro_batches(share, lengths, max_tokens)
+        cut = batches.micro_batches(share, lengths, max_tokens, padded=True)
         assert sorted(flat(cut)) == sorted(share)
         for batch in cut:
             assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= max_tokens
 
 
-def test_a_review_over_the_limit_goes_alone_and_the_others_fill_their_passes():
+@pytest.mark.parametrize("max_tokens", [1, 60, 61, 300, 10**6])
+def test_without_padding_micro_batches_are_filled_with_real_tokens(max_tokens):
+    for size in range(30):
+        lengths = lengths_of(50, seed=size)
+        share = random.Random(size).sample(range(50), size)
+        cut = batches.micro_batches(share, lengths, max_tokens, padded=False)
+        assert sorted(flat(cut)) == sorted(share)
+        tokens = [sum(lengths[i] for i in batch) for batch in cut]
+        assert all(len(batch) == 1 or used <= max_tokens for batch, used in zip(cut, tokens, strict=True))
+        first = [lengths[batch[0]] for batch in cut]
+        assert all(used + size > max_tokens for used, size in zip(tokens, first[1:], strict=False))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_review_over_the_limit_goes_alone_and_the_others_fill_their_passes(padded):
     lengths = [5, 100, 5, 5, 5, 5]
-    cut = batches.micro_batches(range(6), lengths, 20)
+    cut = batches.micro_batches(range(6), lengths, 20, padded)
     assert [[lengths[i] for i in batch] for batch in cut] == [[100], [5, 5, 5, 5], [5]]
 
 

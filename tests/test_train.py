@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import evaluate
 import predict
 import train as script
-from sentiment import batches, device
+from sentiment import batches, unpadded
 
 FILES = {
     *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -104,19 +104,79 @@ def plain_loop(model, folder, settings):
 
 
 @pytest.mark.parametrize(
-    ("model", "max_tokens"), [("without_dropout", 8192), ("without_dropout", 30), ("distilbert", 8192)]
+    ("model", "max_tokens", "padded"),
+    [
+        ("without_dropout", 8192, False),
+        ("without_dropout", 30, False),
+        ("without_dropout", 30, True),
+        ("distilbert", 8192, True),  # dropout draws the oracle's numbers in a stock model only
+    ],
 )
-def test_a_run_equals_a_plain_loop_update_by_update(tmp_path, model, max_tokens, reviews, monkeypatch, request):
+def test_a_run_equals_a_plain_loop_update_by_update(tmp_path, model, max_tokens, padded, reviews, monkeypatch, request):
     """With micro-batches of up to 30 tokens too, and with a last batch of one review in every epoch."""
-    monkeypatch.setattr(device, "max_tokens", lambda _: max_tokens)
+    if padded:
+        monkeypatch.setattr(unpadded, "install", lambda _: None)
     model = request.getfixturevalue(model)
-    folder = tiny.train(model, reviews, tmp_path / "run", **PLAIN)
+    folder = tiny.train(model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **PLAIN)
     updates, _ = tiny.read_log(folder)
     losses, rates, tokens = plain_loop(model, folder, PLAIN)
     assert len(updates) == len(losses) == 12
     assert [update["loss"] for update in updates] == close(losses)
     assert [update["learning_rate"] for update in updates] == pytest.approx(rates, rel=1e-12)
     assert [update["tokens"] for update in updates] == list(tokens)
+
+
+class Scarce:
+    """Stands in for a classifier's forward: where fails(pass, reviews) is true, memory runs out as torch says it."""
+
+    def __init__(self, monkeypatch, fails):
+        kind = transformers.DistilBertForSequenceClassification
+        self.forward, self.fails, self.passes, self.failures = kind.forward, fails, 0, 0
+        monkeypatch.setattr(kind, "forward", lambda *args, **inputs: self(*args, **inputs))
+
+    def __call__(self, model, input_ids, **inputs):
+        self.passes += 1
+        if self.fails(self.passes, len(input_ids)):
+            self.failures += 1
+            torch.empty(2**60, dtype=torch.uint8)
+        return self.forward(model, input_ids, **inputs)
+
+
+def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
+    tmp_path, without_dropout, reviews, monkeypatch, capfd
+):
+    """Reviews go longest first, so passes of three precede the first of four: gradients are there to be cleared."""
+    runs = [tiny.train(without_dropout, reviews, tmp_path / "ample", **PLAIN)]
+    capfd.readouterr()
+    scarce = Scarce(monkeypatch, lambda _, reviews: reviews >= 4)
+    runs += [tiny.train(without_dropout, reviews, tmp_path / "scarce", max_tokens_per_device=60, **PLAIN)]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
+    assert len(lines) == scarce.failures > 0
+    assert lines[0] == "out of memory: going on with at most 30 tokens in a pass"
+    losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in runs]
+    assert losses[1] == close(losses[0])
+    metrics = [tiny.read(folder, "metrics.json") for folder in runs]
+    assert metrics[1] == {**metrics[0], "loss": pytest.approx(metrics[0]["loss"], rel=1e-5)}
+    assert tiny.read(runs[1], "run.json")["settings"]["max_tokens_per_device"] == 60
+
+
+def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeypatch):
+    """The run goes on as one with the smaller passes from the start: to the bit."""
+    tiny.train(distilbert, reviews, tmp_path / "small", max_tokens_per_device=32, **PLAIN)
+    scarce = Scarce(monkeypatch, lambda number, _: number == 2)
+    tiny.train(distilbert, reviews, tmp_path / "halved", max_tokens_per_device=64, **PLAIN)
+    assert scarce.failures == 1
+    losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in ("small", "halved")]
+    assert losses[0] == losses[1]
+
+
+def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(tmp_path, distilbert, reviews, monkeypatch):
+    Scarce(monkeypatch, lambda *_: True)
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path / "run"}
+    with pytest.raises(SystemExit) as stop:
+        script.main(tiny.flags(**given, mixed_precision="no"))
+    assert stop.value.code == 1
+    assert "out of memory with one review" in tiny.read(tmp_path / "run", "status.json")["reason"]
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path, without_dropout, reviews):

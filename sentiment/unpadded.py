@@ -1,0 +1,189 @@
+"""The encoder without padding: its blocks compute real tokens only, and the last one what the head reads only.
+
+Reviews are padded for the embeddings alone, [B, L, H]. A hook before the encoder packs the T real tokens, [1, T, H]; an
+attention function of transformers' AttentionInterface attends within each review. Stock heads and poolers read nothing
+but a review's first token, so the last block gets those, [1, B, H], and takes keys and values of all tokens.
+Logits and gradients are the padded model's. The hooks are plain functions: the model can be copied, and is saved as the
+stock one. Without `layout` among its inputs it computes as the stock one, too.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from sentiment import batches
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # an older torch
+    varlen_attn = None
+
+NAME = "unpadded"
+ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"}
+
+
+class Layout(NamedTuple):
+    """Where the T real tokens of B reviews are."""
+
+    tokens: torch.Tensor  # int64 [T]: their places among the B * L
+    starts: torch.Tensor  # int32 [B + 1]: each review's first among the T, and T
+    longest: int  # L
+    groups: list | None  # on a CPU: (reviews, tokens of each) of neighbours of equal length, which are computed at once
+
+
+def install(model):
+    """Prepare a classifier on DistilBERT, BERT or RoBERTa for inputs with a `layout`; others stay as they are."""
+    if model.config.model_type not in ENCODERS or getattr(model.config, "is_decoder", False):
+        return
+    model.set_attn_implementation(NAME)
+    encoder = getattr(model.base_model, ENCODERS[model.config.model_type])
+    encoder.register_forward_pre_hook(pack, with_kwargs=True)
+    encoder.register_forward_hook(unpack, with_kwargs=True)
+    encoder.layer[-1].register_forward_pre_hook(keep_first_tokens, with_kwargs=True)
+    for block in encoder.layer:
+        getattr(block.attention, "self", block.attention).register_forward_pre_hook(cast_once)
+    for module in model.modules():
+        if type(module) is torch.nn.Dropout:
+            module.__class__ = Dropout
+
+
+def usable(model, precision):
+    """Whether `model` computes without padding on its device, in training or evaluation mode as it is.
+
+    On a GPU that takes a kernel for NVIDIA's from compute capability 8.0, in 16 bits, without attention dropout.
+    """
+    config = model.config
+    if config._attn_implementation != NAME or model.device.type == "cpu":
+        return config._attn_implementation == NAME
+    if model.device.type != "cuda" or torch.version.hip or varlen_attn is None:
+        return False
+    dropout = getattr(config, "attention_dropout", None) or getattr(config, "attention_probs_dropout_prob", 0)
+    return (
+        torch.cuda.get_device_capability(model.device) >= (8, 0)
+        and (precision != "no" or model.dtype in (torch.bfloat16, torch.float16))
+        and not (model.training and dropout)
+        and config.hidden_size // config.num_attention_heads % 8 == 0
+    )
+
+
+def passes(model, reviews, chosen, max_tokens, pad_token_id, precision):
+    """The forward passes over some reviews, at most `max_tokens` tokens in each: pairs of (ids, the model's inputs).
+
+    reviews: an int64 tensor of token ids for each; chosen: ids of those to compute. Padding counts if it is computed.
+    """
+    lengths, padded = {i: len(reviews[i]) for i in chosen}, not usable(model, precision)
+    for ids in batches.micro_batches(chosen, lengths, max_tokens, padded):
+        inputs = batches.pad([reviews[i] for i in ids], pad_token_id, model.device)
+        if not padded:
+            del inputs["attention_mask"]
+            inputs["layout"] = layout([lengths[i] for i in ids], model.device)
+        yield ids, inputs
+
+
+def layout(lengths, device):
+    """The Layout of reviews of `lengths` tokens, padded to the longest."""
+    longest = max(lengths)
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    tokens = torch.cat([i * longest + torch.arange(length) for i, length in enumerate(lengths)]).to(device)
+    groups = [(len(list(equal)), length) for length, equal in itertools.groupby(lengths)]
+    return Layout(tokens, starts, longest, groups if device.type == "cpu" else None)
+
+
+def pack(encoder, args, kwargs):
+    """Before the encoder: hidden states [B, L, H] -> [1, T, H]."""
+    if layout := kwargs.get("layout"):
+        hidden, *args = args or [kwargs.pop("hidden_states")]
+        args = (hidden.flatten(0, 1).index_select(0, layout.tokens)[None], *args)
+    return args, kwargs
+
+
+def keep_first_tokens(block, args, kwargs):
+    """Before the last block: hidden states [1, T, H] -> the first tokens' [1, B, H]; all of them as `context`."""
+    if layout := kwargs.get("layout"):
+        kwargs["context"] = as_autocast(args[0])
+        args = (args[0].index_select(1, layout.starts[:-1]), *args[1:])
+    return args, kwargs
+
+
+def unpack(encoder, args, kwargs, output):
+    """After the encoder: hidden states [1, B, H] -> [B, 1, H]."""
+    if kwargs.get("layout"):
+        output.last_hidden_state = output.last_hidden_state.transpose(0, 1)
+    return output
+
+
+def cast_once(attention, args):
+    """Before an attention, which hands its hidden states to query, key and value: as `as_autocast`."""
+    return (as_autocast(args[0]), *args[1:])
+
+
+def as_autocast(states):
+    """In the dtype of the matrix products that are to come: autocast itself would cast once for each of them."""
+    device = states.device.type
+    return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
+
+
+def attend(module, query, key, value, mask, scaling, dropout=0.0, layout=None, context=None, **kwargs):
+    """An attention function as transformers calls it. With a `layout`: [1, heads, T, D] -> [1, T, heads, D].
+
+    context: [1, T, H] for keys and values, where the queries are the first tokens', [1, heads, B, D].
+    """
+    if layout is None:
+        padded = AttentionInterface()["sdpa"]
+        return padded(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
+    queries, most = layout.starts, layout.longest
+    if context is not None:
+        linear = (module.k_lin, module.v_lin) if hasattr(module, "k_lin") else (module.key, module.value)
+        key, value = (project(context).unflatten(2, (-1, query.shape[3])).transpose(1, 2) for project in linear)
+        queries, most = torch.arange(len(queries), dtype=torch.int32, device=queries.device), 1
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [T, heads, D], not copied
+    if layout.groups is None:
+        found = varlen_attn(query, key, value, queries, layout.starts, most, layout.longest, scale=scaling)
+    else:
+        found = by_review(query * scaling, key, value, layout.groups, dropout)
+    return found[None], None
+
+
+def by_review(query, key, value, groups, dropout):
+    """Attention within each review on a CPU: [T, heads, D], or [B, heads, D] with a query for each review.
+
+    Plain matrix products: those of one review stay in the caches, which beats the fused kernel.
+    """
+    if dropout:
+        value = value / (1 - dropout)
+    tokens = [count * length for count, length in groups]
+    rows = tokens if len(query) == len(key) else [count for count, _ in groups]
+    attended = []
+    with torch.autocast("cpu", enabled=False):  # it would compute the softmax in 32 bits, only to round it again
+        for q, k, v, (count, _) in zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=True):
+            q, k, v = (states.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1) for states in (q, k, v))
+            weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)), -1)
+            if dropout:
+                weights = weights * kept(weights, dropout)
+            attended.append(torch.bmm(weights, v).unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+class Dropout(torch.nn.Dropout):
+    """torch's, with the random numbers of `kept` on a CPU."""
+
+    def forward(self, states):
+        if not self.training or self.p in (0, 1) or states.device.type != "cpu":
+            return super().forward(states)
+        return (states * kept(states, self.p)).div_(1 - self.p)
+
+
+def kept(states, dropout):
+    """Ones, and zeros with probability `dropout` (to 1/65536), in the shape and dtype of `states`, on a CPU.
+
+    torch's own dropout takes a random number for every element; here 64 random bits serve four, in half the time.
+    """
+    bits = torch.empty(states.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    return (bits[: states.numel()] >= round(dropout * 2**16) - 2**15).view_as(states).to(states.dtype)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # for inputs without a layout

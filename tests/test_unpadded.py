@@ -1,0 +1,280 @@
+"""The encoder without padding, against the stock padded one."""
+
+import copy
+import random
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+import transformers
+
+from sentiment import batches, device, inference, unpadded
+
+CPU = torch.device("cpu")
+KINDS = ("distilbert", "bert", "roberta")
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # BERT's and RoBERTa's
+BATCHES = {
+    "one review": [9],
+    "equal lengths": [12, 12, 12, 12],
+    "one very long review": [64, 3, 5, 3, 3, 9],
+    "ordinary ones": [30, 22, 22, 14, 9, 9, 9, 4],
+    "no text": [2, 2, 1],
+}
+
+
+def pair(folder, kind, **settings):
+    """(stock model, the same unpadded), in training mode, without dropout but for `settings`."""
+    settings = {**(tiny.NO_DROPOUT if kind == "distilbert" else NO_DROPOUT), **settings}
+    tiny.save_model(folder, kind, **settings)
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    torch.manual_seed(1)
+    stock = load(folder, dtype=torch.float32, num_labels=3).train()
+    ours = copy.deepcopy(stock)
+    unpadded.install(ours)
+    return stock, ours
+
+
+def texts(lengths, model):
+    drawn = random.Random(str(lengths))
+    return [torch.tensor([drawn.randrange(5, model.config.vocab_size) for _ in range(n)]) for n in lengths]
+
+
+def compute(model, reviews):
+    """Logits of all reviews in one pass; padded by the stock model."""
+    given = (model, reviews, range(len(reviews)), 10**6, model.config.pad_token_id, "no")
+    [(ids, inputs)] = unpadded.passes(*given)
+    assert (
+        ("layout" in inputs) == (model.config._attn_implementation == unpadded.NAME) == ("attention_mask" not in inputs)
+    )
+    return model(**inputs).logits[torch.tensor(ids).argsort()]
+
+
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths):
+    models = pair(tmp_path, kind)
+    reviews = texts(lengths, models[0])
+    found = []
+    for model in models:
+        logits = compute(model, reviews)
+        torch.nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3).backward()
+        found.append((logits, [p.grad for p in model.parameters()]))
+    (wanted, gradients), (logits, ours) = found
+    assert torch.allclose(logits, wanted, rtol=0, atol=1e-5)
+    for (name, _), gradient, expected in zip(models[0].named_parameters(), ours, gradients, strict=True):
+        assert torch.allclose(gradient, expected, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
+    stock, ours = pair(tmp_path, kind)
+    reviews = [review for lengths in BATCHES.values() for review in texts(lengths, stock)]
+    with torch.no_grad():
+        exact = compute(stock, reviews)
+        with device.autocast(CPU, "bf16"):
+            padded, packed = compute(stock, reviews).float(), compute(ours, reviews).float()
+    assert 0 < (packed - exact).square().mean() < 2 * (padded - exact).square().mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_layout_the_model_is_the_stock_one(tmp_path, kind):
+    stock, ours = pair(tmp_path, kind)
+    inputs = batches.pad(texts([9, 4, 2], stock), stock.config.pad_token_id, CPU)
+    assert torch.equal(ours(**inputs).logits, stock(**inputs).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_is_unpadded_too_and_shares_nothing(tmp_path, kind):
+    _, ours = pair(tmp_path, kind)
+    reviews = texts([9, 4, 2], ours)
+    other = copy.deepcopy(ours)
+    before = compute(ours, reviews)
+    assert torch.equal(compute(other, reviews), before)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    assert not torch.allclose(compute(other, reviews), before)
+    assert torch.equal(compute(ours, reviews), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_is_a_stock_one(tmp_path, kind):
+    stock, ours = pair(tmp_path / "pretrained", kind)
+    compute(ours, texts([9, 4], ours))
+    stock.save_pretrained(tmp_path / "stock")
+    ours.save_pretrained(tmp_path / "ours")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "stock").iterdir()}
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours")
+    assert again.config._attn_implementation == "sdpa"
+
+
+def test_inference_gives_the_padded_logits_in_order_in_passes_of_any_size(tmp_path):
+    stock, ours = pair(tmp_path, "distilbert")
+    reviews = texts([random.Random(1).randint(1, 40) for _ in range(25)], stock)
+    wanted = inference.logits(stock, reviews, 0, "no")
+    for max_tokens in (1, 50, 10**6, None):
+        done = []
+        found = inference.logits(ours, reviews, 0, "no", done.append, max_tokens)
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+        assert sum(done) == 25
+
+
+def test_another_architecture_is_padded(tmp_path):
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = transformers.ElectraForSequenceClassification(transformers.ElectraConfig(vocab_size=90, **size)).eval()
+    stock = copy.deepcopy(model)
+    unpadded.install(model)
+    assert not unpadded.usable(model, "no")
+    reviews = texts([9, 4, 2], model)
+    inputs = batches.pad(reviews, 0, CPU)
+    assert torch.allclose(inference.logits(model, reviews, 0, "no"), stock(**inputs).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({}, True),
+        ({"precision": "fp16"}, True),
+        ({"precision": "no"}, False),
+        ({"precision": "no", "dtype": torch.bfloat16}, True),
+        ({"capability": (7, 5)}, False),
+        ({"device": "mps"}, False),
+        ({"device": "cpu", "precision": "no", "attention_dropout": 0.1}, True),
+        ({"attention_dropout": 0.1}, False),
+        ({"attention_dropout": 0.1, "training": False}, True),
+        ({"num_attention_heads": 64}, False),  # heads of 12
+        ({"kernel": None}, False),
+    ],
+)
+def test_a_gpu_needs_what_its_kernel_takes(change, wanted, monkeypatch):
+    given = {"device": "cuda", "dtype": torch.float32, "training": True, "precision": "bf16", "capability": (8, 0)}
+    given = {**given, "num_attention_heads": 12, "attention_dropout": 0.0, "kernel": print, **change}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: given["capability"])
+    monkeypatch.setattr(unpadded, "varlen_attn", given["kernel"])
+    names = {"hidden_size": 768, "_attn_implementation": unpadded.NAME}
+    config = SimpleNamespace(**names, **{name: given[name] for name in ("num_attention_heads", "attention_dropout")})
+    place = {"device": torch.device(given["device"]), "dtype": given["dtype"], "training": given["training"]}
+    assert unpadded.usable(SimpleNamespace(config=config, **place), given["precision"]) is wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gpus_kernel_is_told_where_reviews_start(tmp_path, kind, monkeypatch):
+    """With a kernel written out here in place of the GPU's."""
+
+    def kernel(query, key, value, query_starts, key_starts, most_queries, most_keys, scale):
+        assert most_queries == query_starts.diff().max()
+        assert most_keys == key_starts.diff().max()
+        parts = (
+            part.tensor_split(starts[1:-1].long())
+            for part, starts in ((query, query_starts), (key, key_starts), (value, key_starts))
+        )
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return torch.cat(
+            [
+                attend(*(states.transpose(0, 1) for states in review), scale=scale).transpose(0, 1)
+                for review in zip(*parts, strict=True)
+            ]
+        )
+
+    stock, ours = pair(tmp_path, kind)
+    reviews, layout = texts([64, 3, 5, 3, 3, 9], stock), unpadded.layout
+    wanted = compute(stock, reviews)
+    monkeypatch.setattr(unpadded, "varlen_attn", kernel)
+    monkeypatch.setattr(unpadded, "layout", lambda *given: layout(*given)._replace(groups=None))
+    assert torch.allclose(compute(ours, reviews), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
+    stock, ours = (model.cuda() for model in pair(tmp_path, kind))
+    reviews = [review for lengths in BATCHES.values() for review in texts(lengths, stock)]
+    exact, padded, packed = (
+        inference.logits(model, reviews, stock.config.pad_token_id, precision)
+        for model, precision in ((stock, "no"), (stock, "bf16"), (ours, "bf16"))
+    )
+    assert unpadded.usable(ours, "bf16")
+    assert 0 < (packed - exact).square().mean() < 2 * (padded - exact).square().mean()
+
+
+def states(tokens, heads=2, width=8):
+    torch.manual_seed(3)
+    return torch.randn(3, tokens, heads, width)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
+    """Values that are unit vectors show the weights themselves."""
+    query, key, _ = states(24)
+    value = torch.eye(8).repeat(3, 1)[:, None].expand(24, 2, 8)
+    weights, found = (unpadded.by_review(query, key, value, [(3, 8)], p) for p in (0.0, dropout))
+    zero = found == 0
+    assert zero.float().mean() == pytest.approx(dropout, abs=0.07)  # of 384
+    assert torch.allclose(found[~zero], weights[~zero] / (1 - dropout))
+
+
+def test_attention_dropout_keeps_the_expectation_and_follows_the_seed():
+    groups = [(1, 12), (2, 6)]
+    query, key, value = states(24)
+    exact, total = unpadded.by_review(query, key, value, groups, 0.0), []
+    for seed in range(2000):
+        torch.manual_seed(seed)
+        total.append(unpadded.by_review(query, key, value, groups, 0.25))
+    total = torch.stack(total)
+    errors = (total.mean(0) - exact) / (total.std(0) / 2000**0.5)
+    assert errors.abs().max() < 5
+    assert errors.std() == pytest.approx(1, abs=0.2)
+    torch.manual_seed(7)
+    assert torch.equal(unpadded.by_review(query, key, value, groups, 0.25), total[7])
+    assert not torch.equal(total[8], total[7])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [0.0001, 0.1, 0.5, 0.9])
+def test_any_share_of_elements_is_dropped_independently(dropout, dtype):
+    torch.manual_seed(5)
+    kept = unpadded.kept(torch.empty(100, 1000, 4, dtype=dtype), dropout)
+    assert kept.dtype == dtype
+    assert kept.unique().tolist() == [0, 1]
+    dropped = (kept == 0).double().flatten(0, 1)
+    spread = (dropout * (1 - dropout) / 100_000) ** 0.5
+    assert (dropped.mean(0) - dropout).abs().max() < 5 * spread  # each fourth of the bits of a number
+    together = dropped.T @ dropped / 100_000 - torch.eye(4) * dropout
+    assert (together - dropout**2 * (1 - torch.eye(4))).abs().max() < 6 * spread
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtype):
+    dropout, states = unpadded.Dropout(0.1), torch.full((100, 1000), 2.0, dtype=dtype, requires_grad=True)
+    torch.manual_seed(1)
+    found = dropout(states)
+    [gradient] = torch.autograd.grad(found.sum(), states)
+    assert found.unique().tolist() == [0, torch.tensor(2 / 0.9).to(dtype)]
+    assert torch.equal(gradient, torch.where(found == 0, 0, torch.tensor(1 / 0.9)).to(dtype))
+    assert (found == 0).float().mean() == pytest.approx(0.1, abs=0.005)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(states), found)
+    assert dropout.eval()(states) is states
+
+
+def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path):
+    _, ours = pair(tmp_path, "distilbert", attention_dropout=0.3)
+    reviews = texts([30, 9, 9], ours)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(compute(ours, reviews))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.allclose(drawn[0], drawn[2])
+    ours.eval()
+    assert torch.equal(compute(ours, reviews), compute(ours, reviews))
+
+
+def test_only_out_of_memory_halves_the_tokens_of_a_pass(capfd):
+    for message in ("CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory: you tried"):
+        assert device.fewer_tokens(RuntimeError(message), 300, 200) == 150
+    assert capfd.readouterr().err.splitlines() == ["out of memory: going on with at most 150 tokens in a pass"] * 2
+    with pytest.raises(RuntimeError, match="shapes"):
+        device.fewer_tokens(RuntimeError("shapes"), 300, 200)
