@@ -123,6 +123,7 @@ def main(argv=None):
         hub.refuse_unwritable(args.hub_model_id, args.private)
     elif args.private:
         raise UserError("--private: is about the repository that --hub_model_id names; give both or neither")
+    device.keep_freed_memory()
     device.use_all_cores()
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")  # see precision below
     tokenizer, classifier = model.load_trained(args.model_name_or_path)

@@ -44,6 +44,7 @@ def answer(probabilities, classes, output_format):
 @script
 def main(argv=None):
     args = parse_args(argv)
+    device.keep_freed_memory()
     device.use_all_cores()
     precision = device.pick_precision()
     tokenizer, classifier = model.load_trained(args.model_name_or_path, args.revision)

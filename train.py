@@ -151,6 +151,7 @@ def main(argv=None):
     if args.output_dir.resolve() == Path(args.model_name_or_path).resolve():
         raise UserError(f"--output_dir {args.output_dir}: is the folder of the model; choose another one")
     hub.connect(args.model_name_or_path, args.dataset_name)
+    device.keep_freed_memory()
     precision = device.pick_precision(args.mixed_precision)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),

@@ -1,0 +1,322 @@
+"""Speed and memory, side by side with what people use today, on files it makes itself.
+
+    python benchmarks/speed.py                          DistilBERT's shape, training and prediction
+    python benchmarks/speed.py --shape minilm --rounds 5
+
+Each contestant runs in a process of its own, and the contestants take turns in every round, since machines are shared
+and noisy; the table gives medians over the rounds. The weights are random, the lengths of the texts those of IMDb
+reviews (log-normal, median 215 tokens, cut at 512). A training process does --updates updates of 16 reviews, of which
+the first two do not count; loading, scoring and saving do not count either.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from sentiment import device  # noqa: E402  (the project's own folder comes first)
+
+SHAPES = {  # width, blocks, heads, inner width
+    "distilbert": (768, 6, 12, 3072),
+    "minilm": (384, 6, 12, 1536),
+    "tiny": (64, 2, 2, 128),
+}
+BATCH, MAX_LENGTH, WARM_UP = 16, 512, 2
+VOCABULARY = 30522
+
+
+def make_files(folder, shape, updates):
+    """A model without and one with attention dropout, a training and a test split, and texts to predict."""
+    width, blocks, heads, inner = SHAPES[shape]
+    words = [f"w{i}" for i in range(VOCABULARY - 5)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    tokenizer = transformers.DistilBertTokenizer({piece: i for i, piece in enumerate(pieces)})
+    tokenizer.model_max_length = MAX_LENGTH
+    for name, dropout in (("without", 0.0), ("with", 0.1)):
+        torch.manual_seed(0)
+        size = {"dim": width, "n_layers": blocks, "n_heads": heads, "hidden_dim": inner, "vocab_size": VOCABULARY}
+        config = transformers.DistilBertConfig(**size, attention_dropout=dropout)
+        transformers.DistilBertForSequenceClassification(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    draw = random.Random(0)
+    (folder / "reviews").mkdir()
+    for split, count in (("train", BATCH * updates), ("test", 4)):
+        with open(folder / "reviews" / f"{split}.jsonl", "w", encoding="utf-8") as file:
+            for i in range(count):
+                length = min(MAX_LENGTH - 2, max(8, round(draw.lognormvariate(math.log(215), 0.75))))
+                text = " ".join(draw.choices(words, k=length))
+                file.write(json.dumps({"text": text, "label": i % 2}) + "\n")
+
+
+def linear_parameters(shape):
+    """Parameters of the blocks' linear layers, by which useful floating-point operations are counted."""
+    width, blocks, _, inner = SHAPES[shape]
+    return blocks * (4 * width * width + 2 * width * inner)
+
+
+def matrix_product_peak(precision):
+    """FLOP/s of a large matrix product on this machine: the median of several."""
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    size = 2048 if device.pick_device().type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device.pick_device(), dtype=dtype) for _ in "ab")
+    rates = []
+    for _ in range(10):
+        started = time.perf_counter()
+        (a @ b)[0, 0].item()
+        rates.append(2 * size**3 / (time.perf_counter() - started))
+    return statistics.median(rates)
+
+
+# --- The contestants in training; each prints a JSON list of [real tokens, seconds], one for every update
+
+
+def plain_loop(model, folder):
+    """What the example scripts do: fp32, random batches, padding to the longest of the batch."""
+    from accelerate import Accelerator
+    from datasets import load_dataset
+
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model)
+    data = load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
+    data = data.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"])
+    data = data.rename_column("label", "labels")
+    collate = transformers.DataCollatorWithPadding(tokenizer)
+    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, collate_fn=collate)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=5e-5)
+    classifier, optimizer, loader = accelerator.prepare(classifier, optimizer, loader)
+    classifier.train()
+    times, started = [], time.perf_counter()
+    for batch in loader:
+        loss = classifier(**batch).loss
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        now = time.perf_counter()
+        times.append((int(batch["attention_mask"].sum()), now - started))
+        started = now
+    return times
+
+
+def trainer(model, folder):
+    """Trainer with its best flags: native 16 bits, batches grouped by length, fused AdamW."""
+    from datasets import load_dataset
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model)
+    data = load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
+    data = data.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"])
+    times, tokens = [], []
+
+    class Collator(transformers.DataCollatorWithPadding):
+        def __call__(self, rows):
+            tokens.append(sum(len(row["input_ids"]) for row in rows))
+            return super().__call__(rows)
+
+    class Clock(transformers.TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            now = time.perf_counter()
+            times.append((tokens[len(times)], now - self.started))
+            self.started = now
+
+    precision = device.pick_precision()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = transformers.TrainingArguments(
+            scratch,
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            train_sampling_strategy="group_by_length",
+            optim="adamw_torch_fused",
+            save_strategy="no",
+            report_to="none",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        transformers.Trainer(
+            classifier, arguments, data_collator=Collator(tokenizer), train_dataset=data, callbacks=[Clock()]
+        ).train()
+    return times
+
+
+def ours(model, folder):
+    """train.py as it comes, by its own log."""
+    with tempfile.TemporaryDirectory() as output:
+        words = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", output]
+        words += ["--max_train_samples", 0, "--num_train_epochs", 1, "--train_batch_size", BATCH]
+        words += ["--overwrite_output_dir"]
+        subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+        entries = [json.loads(line) for line in Path(output, "log.jsonl").read_text().splitlines()]
+    return [(entry["tokens"], entry["seconds"]) for entry in entries if "loss" in entry]
+
+
+# --- The contestants in prediction; each prints [texts, seconds] of its answers, without loading
+
+
+def pipeline(model, folder, batch_size, precision):
+    """pipeline() on all texts at once."""
+    texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
+    dtype = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+    classify = transformers.pipeline("text-classification", model=str(model), dtype=dtype)
+    classify(texts[:2], truncation=True)
+    started = time.perf_counter()
+    classify(texts, batch_size=batch_size, truncation=True)
+    return [(len(texts), time.perf_counter() - started)]
+
+
+def predict(model, folder):
+    """predict.py on standard input: the time of all texts less that of one."""
+    texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
+    seconds = []
+    for chosen in (texts[:1], texts):
+        started = time.perf_counter()
+        words = [sys.executable, ROOT / "predict.py", "--model_name_or_path", str(model)]
+        subprocess.run(words, input="\n".join(chosen), text=True, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - started)
+    return [(len(texts) - 1, seconds[1] - seconds[0])]
+
+
+TRAINING = {"plain loop": plain_loop, "Trainer, best flags": trainer, "train.py": ours}
+
+
+def contest(contestants, folder, rounds):
+    """Run each of {name: words} in a process of its own, in turns; {name: [(units, seconds, peak bytes), ...]}."""
+    results = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, words in contestants.items():
+            gpu = GpuMemory()
+            done = subprocess.run(
+                [sys.executable, __file__, "--folder", folder, "--contestant", *words],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            )
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr}")
+            units, seconds, peak = json.loads(done.stdout.splitlines()[-1])
+            results[name].append((units, seconds, gpu.stop() or peak))
+            print(f"round {number + 1}: {name}: {units / seconds:,.1f}/s", file=sys.stderr, flush=True)
+    return results
+
+
+class GpuMemory:
+    """The most memory used on the GPU since it was made, sampled; nothing without a GPU."""
+
+    def __init__(self):
+        self.before = self.most = 0
+        self.done = threading.Event()
+        if torch.cuda.is_available():
+            self.before = self.used()
+            threading.Thread(target=self.watch, daemon=True).start()
+
+    def used(self):
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def watch(self):
+        while not self.done.wait(0.05):
+            self.most = max(self.most, self.used())
+
+    def stop(self):
+        self.done.set()
+        return max(0, self.most - self.before)
+
+
+def run_contestant(folder, name, attention, *more):
+    """In a process of its own: print [units, seconds, peak bytes] of one contestant."""
+    device.use_all_cores()
+    model, reviews = folder / attention, folder / "reviews"
+    if name == "pipeline":
+        times = pipeline(model, reviews, int(more[0]), more[1])
+    elif name == "predict.py":
+        times = predict(model, reviews)
+    else:
+        times = TRAINING[name](model, reviews)[WARM_UP:]
+    who = resource.RUSAGE_CHILDREN if name.endswith(".py") else resource.RUSAGE_SELF
+    peak = resource.getrusage(who).ru_maxrss * 1024
+    print(json.dumps([sum(n for n, _ in times), sum(s for _, s in times), peak]))
+
+
+def rate(results):
+    return statistics.median(units / seconds for units, seconds, _ in results)
+
+
+def print_training(results, shape, precision):
+    peak = matrix_product_peak(precision)
+    print(f"| training, {shape}'s shape | real tokens/s | ratio | useful GFLOP/s | of {precision} peak | memory, GB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    slowest = rate(next(iter(results.values())))
+    for name, rows in results.items():
+        useful = 6 * linear_parameters(shape) * rate(rows)
+        memory = statistics.median(bytes for *_, bytes in rows) / 1e9
+        print(
+            f"| {name} | {rate(rows):,.0f} | {rate(rows) / slowest:.1f} | {useful / 1e9:,.0f} | {useful / peak:.0%} | "
+            f"{memory:.1f} |"
+        )
+    print(f"\nThe machine's {precision} matrix product: {peak / 1e9:,.0f} GFLOP/s\n")
+
+
+def print_prediction(results, shape):
+    print(f"| prediction, {shape}'s shape | texts/s | ratio |")
+    print("| --- | --- | --- |")
+    slowest = rate(next(iter(results.values())))
+    for name, rows in results.items():
+        print(f"| {name} | {rate(rows):,.1f} | {rate(rows) / slowest:.1f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="distilbert")
+    parser.add_argument("--updates", type=int, default=8, help="in each training process, the first two included")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["training", "prediction"])
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contestant:
+        run_contestant(args.folder, *args.contestant)
+        return
+    device.use_all_cores()
+    precision = device.pick_precision()
+    with tempfile.TemporaryDirectory() as folder:
+        make_files(Path(folder), args.shape, args.updates)
+        print(f"{device.describe()}, {torch.get_num_threads()} threads, {precision}, torch {torch.__version__}\n")
+        if args.only != "prediction":
+            contestants = {
+                f"{name}, {attention} attention dropout": [name, attention]
+                for attention in ("with", "without")
+                for name in TRAINING
+            }
+            print_training(contest(contestants, folder, args.rounds), args.shape, precision)
+        if args.only != "training":
+            contestants = {"pipeline()": ["pipeline", "without", "1", "no"]}
+            for batch_size in ("1", "8", "32"):
+                contestants[f"pipeline(), {precision}, batches of {batch_size}"] = [
+                    *("pipeline", "without", batch_size, precision)
+                ]
+            contestants["predict.py"] = ["predict.py", "without"]
+            print_prediction(contest(contestants, folder, args.rounds), args.shape)
+
+
+if __name__ == "__main__":
+    main()
