@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Try train.sbatch on a SLURM of its own: start one on this machine alone, submit a job of one process and one of two on
+# the sample, compare their losses. Needs root, and slurm-wlm and munge (apt-get install slurm-wlm munge).
+# Run it in the project's folder:   VENV=.venv bash cluster/try_slurm.sh
+set -euo pipefail
+for tool in slurmctld slurmd munged sbatch; do
+    command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
+done
+[ "$(id -u)" = 0 ] || { echo "root is needed: slurmd starts the jobs of users" >&2; exit 2; }
+
+work=$(mktemp -d)
+host=$(hostname -s)
+export SLURM_CONF=$work/slurm.conf
+stop() { kill $(cat "$work"/*.pid 2>/dev/null) 2>/dev/null || true; rm -rf "$work"; }
+trap stop EXIT
+mkdir -p "$work/state" "$work/spool"
+
+head -c 1024 /dev/urandom >"$work/munge.key"
+chown -R munge "$work" && chmod 755 "$work" && chmod 400 "$work/munge.key"
+as_munge() { setpriv --reuid munge --regid munge --clear-groups "$@"; }
+as_munge munged --key-file="$work/munge.key" --socket="$work/munge.socket" --pid-file="$work/munged.pid" \
+    --log-file="$work/munged.log" --seed-file="$work/munged.seed" --force
+cat >"$SLURM_CONF" <<EOF
+ClusterName=trial
+SlurmctldHost=$host
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket=$work/munge.socket
+StateSaveLocation=$work/state
+SlurmdSpoolDir=$work/spool
+SlurmctldPidFile=$work/slurmctld.pid
+SlurmdPidFile=$work/slurmd.pid
+SlurmctldLogFile=$work/slurmctld.log
+SlurmdLogFile=$work/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+NodeName=$host CPUs=$(nproc) State=UNKNOWN
+PartitionName=trial Nodes=$host Default=YES MaxTime=INFINITE State=UP
+EOF
+slurmctld && slurmd
+for _ in $(seq 60); do sinfo -h -o %T 2>/dev/null | grep -q idle && break; sleep 0.5; done
+
+out=$work/runs
+"${VENV:-.venv}/bin/python" cluster/without_dropout.py sample/model "$work/model"
+settings=(--model_name_or_path "$work/model" --dataset_name sample/reviews --max_train_samples 200
+    --max_eval_samples 50 --num_train_epochs 1 --mixed_precision no)
+submit() { sbatch --wait --output="$work/job-$1.out" --ntasks-per-node "$1" --cpus-per-task 1 \
+    cluster/train.sbatch "${settings[@]}" --output_dir "$out/$1"; }
+for processes in 1 2; do
+    submit "$processes" || { cat "$work/job-$processes.out" "$work/slurmd.log" >&2; exit 1; }
+    cat "$work/job-$processes.out"
+done
+"${VENV:-.venv}/bin/python" cluster/compare.py "$out/1" "$out/2"
