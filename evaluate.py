@@ -12,10 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
-from sentiment import baselines, data, device, hub, inference, metrics, model, run_folder
+from sentiment import baselines, data, device, hub, inference, metrics, model, processes, run_folder
 from sentiment.cli import Parser, UserError, number, script
 
 
@@ -125,13 +122,13 @@ def main(argv=None):
         raise UserError("--private: is about the repository that --hub_model_id names; give both or neither")
     device.keep_freed_memory()
     device.use_all_cores()
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")  # see precision below
-    tokenizer, classifier = model.load_trained(args.model_name_or_path)
-    classes = model.class_names(classifier)
-
+    accelerator = processes.start("no")  # see precision below
     run = run_folder.read_json(folder / "run.json") or {}
-    reviews, names, dataset = load_reviews(args, run)
-    training = load_training_reviews(args, run) if args.baseline else None
+    with accelerator.main_process_first():  # it downloads, the others read the cache
+        tokenizer, classifier = model.load_trained(args.model_name_or_path)
+        reviews, names, dataset = load_reviews(args, run)
+        training = load_training_reviews(args, run) if args.baseline else None
+    classes = model.class_names(classifier)
     labels = class_ids(reviews.labels, names, classes)
     encoded, cut = data.encode(tokenizer, reviews.texts)
     precision = run.get("precision")  # train.py's, so that its numbers come out again

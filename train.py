@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
-from sentiment import batches, data, device, hub, inference, metrics, model, run_folder, unpadded
+from sentiment import batches, data, device, hub, inference, metrics, model, processes, run_folder, unpadded
 from sentiment.cli import Parser, RunError, UserError, number, script
 from sentiment.report import TrainingLog, pick_tracker
 
@@ -41,6 +39,7 @@ def parse_args(argv):
     add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's; not on biases and norms")
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
     add("--num_train_epochs", type=number(int, 1), default=3, help="passes over the training reviews")
+    add("--attention_dropout", type=number(float, 0, 1), default=0.0, help="of attention weights, in training")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
     add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
@@ -95,7 +94,7 @@ def sum_over_processes(accelerator, parameters, loss):
         return loss.item()
     gradients = [parameter.grad for parameter in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients] + [loss.flatten()])
-    *sums, loss = accelerator.reduce(flat, "sum").split([gradient.numel() for gradient in gradients] + [1])
+    *sums, loss = processes.add_up(accelerator, flat).split([gradient.numel() for gradient in gradients] + [1])
     for gradient, total in zip(gradients, sums, strict=True):
         gradient.copy_(total.view_as(gradient))
     return loss.item()
@@ -153,14 +152,8 @@ def main(argv=None):
     hub.connect(args.model_name_or_path, args.dataset_name)
     device.keep_freed_memory()
     precision = device.pick_precision(args.mixed_precision)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=precision,
-        log_with=pick_tracker(args.report_to),
-        project_dir=args.output_dir / run_folder.TRACKED,
-    )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise UserError(f"{accelerator.distributed_type.value}: the model is not sharded here; MULTI_GPU is possible")
+    tracked = args.output_dir / run_folder.TRACKED
+    accelerator = processes.start(precision, log_with=pick_tracker(args.report_to), project_dir=tracked)
     hardware = {
         "device": device.describe(),
         "processes": accelerator.num_processes,
@@ -168,9 +161,10 @@ def main(argv=None):
         "precision": precision,
     }
 
-    train_reviews, test_reviews, names, report = data.load_train_and_test(args)
-    torch.manual_seed(args.seed)  # for the new head: the same on every process
-    tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision)
+    with accelerator.main_process_first():  # it downloads, the others read the cache
+        train_reviews, test_reviews, names, report = data.load_train_and_test(args)
+        torch.manual_seed(args.seed)  # for the new head: the same on every process
+        tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision, args.attention_dropout)
     args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer, classifier)
     train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
     test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)

@@ -164,7 +164,8 @@ def ours(model, folder):
     with tempfile.TemporaryDirectory() as output:
         words = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", output]
         words += ["--max_train_samples", 0, "--num_train_epochs", 1, "--train_batch_size", BATCH]
-        words += ["--overwrite_output_dir"]
+        dropout = transformers.AutoConfig.from_pretrained(model).attention_dropout
+        words += ["--overwrite_output_dir", "--attention_dropout", dropout]
         subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
         entries = [json.loads(line) for line in Path(output, "log.jsonl").read_text().splitlines()]
     return [(entry["tokens"], entry["seconds"]) for entry in entries if "loss" in entry]

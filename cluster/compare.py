@@ -1,7 +1,7 @@
 """Are two runs the same? python cluster/compare.py RUN_FOLDER OTHER_RUN_FOLDER prints the largest differences.
 
-Exit code 0 if losses agree to 1e-6 relative and learning rates and the counts of the evaluations exactly, else 1. Dropout
-draws other numbers in other layouts, so it must be off for that (a model without it).
+Exit code 0 if losses agree to 1e-6 relative, and learning rates and the counts of the evaluations exactly, else 1.
+Dropout draws other numbers in other layouts, so it must be off for that (without_dropout.py).
 """
 
 import json

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import sys
+import time
 
 
 class UserError(Exception):
@@ -75,7 +76,10 @@ def script(main):
             message, code = "interrupted", 130
         else:
             return
-        name = os.path.basename(main.__code__.co_filename)
+        name, process = os.path.basename(main.__code__.co_filename), os.environ.get("RANK", "0")
+        if process != "0":  # the main process has nearly always the same to say, and the launcher then ends this one
+            time.sleep(5)
+            name += f": process {process}"
         print(f"{name}: error: {' '.join(str(message).split())}", file=sys.stderr)
         raise SystemExit(code)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from sentiment import batches, device, unpadded
+from sentiment import batches, device, processes, unpadded
 from sentiment.cli import RunError
 
 
@@ -18,15 +18,15 @@ def logits(model, reviews, pad_token_id, precision, advance=lambda count: None, 
     max_tokens = max_tokens or device.max_tokens(model)
     result = torch.empty(len(reviews), model.config.num_labels)
     left = set(range(len(reviews)))
-    while left:
-        try:
-            for ids, inputs in unpadded.passes(model, reviews, sorted(left), max_tokens, pad_token_id, precision):
-                with device.autocast(model.device, precision):
+    with device.autocast(model.device, precision):  # around all passes: the weights are cast once
+        while left:
+            try:
+                for ids, inputs in unpadded.passes(model, reviews, sorted(left), max_tokens, pad_token_id, precision):
                     result[ids] = model(**inputs).logits.float().cpu()
-                left.difference_update(ids)
-                advance(len(ids))
-        except RuntimeError as error:
-            max_tokens = device.fewer_tokens(error, max_tokens, max(len(reviews[i]) for i in left))
+                    left.difference_update(ids)
+                    advance(len(ids))
+            except RuntimeError as error:
+                max_tokens = device.fewer_tokens(error, max_tokens, max(len(reviews[i]) for i in left))
     if not torch.isfinite(result).all():
         raise RunError("the model's answers are not finite numbers: its weights are damaged, or its training diverged")
     return result
@@ -39,4 +39,4 @@ def shared_logits(accelerator, model, reviews, pad_token_id, precision, max_toke
     )
     result = torch.zeros(len(reviews), model.config.num_labels)
     result[mine] = logits(model, [reviews[i] for i in mine], pad_token_id, precision, max_tokens=max_tokens)
-    return accelerator.reduce(result.to(accelerator.device), "sum").cpu()
+    return processes.add_up(accelerator, result.to(accelerator.device)).cpu()

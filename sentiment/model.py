@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from sentiment import hub, unpadded
@@ -17,17 +17,17 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-def load(name, names=None, revision="main"):
+def load(name, names=None, revision="main", attention_dropout=None):
     """(tokenizer, classifier on the CPU) of a Hub id, at a `revision` of it, or of a folder. Raises UserError.
 
     names: classes to train for. A head for another number of classes, or none at all, is replaced by a new one, drawn
-    from torch's generator. Without `names` a trained head must be there.
+    from torch's generator. Without `names` a trained head must be there. attention_dropout: instead of the model's own.
     """
     if Path(name).is_dir() and not Path(name, "config.json").exists():
         raise UserError(f"{name}: no model in this folder (no config.json); train.py and save_pretrained write one")
     if Path(name).is_dir() and revision != "main":
         raise UserError(f"--revision {revision}: {name} is a folder; only models on the Hub have revisions")
-    classifier, tokenizer = load_classifier(name, names, revision), load_tokenizer(name, revision)
+    classifier, tokenizer = load_classifier(name, names, revision, attention_dropout), load_tokenizer(name, revision)
     rows = classifier.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the model knows {rows:,}")
@@ -57,22 +57,26 @@ def load_tokenizer(name, revision):
     return tokenizer
 
 
-def load_classifier(name, names, revision):
+def load_classifier(name, names, revision, attention_dropout):
     """The classifier of a Hub id or folder; arguments as in `load`. Raises UserError."""
     head = {}
     if names:
         ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         head = {"num_labels": len(names), "problem_type": "single_label_classification", **ids}
     try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **head)
+        for setting in ("attention_dropout", "attention_probs_dropout_prob"):  # DistilBERT's name for it, and BERT's
+            if attention_dropout is not None and hasattr(config, setting):
+                setattr(config, setting, attention_dropout)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name,
+            config=config,
             revision=revision,
             dtype="float32",
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are in the report, which is looked at below
             output_loading_info=True,
-            **head,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         hint = "; pickled weights are never read" if "model.safetensors" in str(error) else ""

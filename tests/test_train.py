@@ -374,6 +374,23 @@ def test_a_failed_run_leaves_nothing_of_the_one_it_replaced(tmp_path, distilbert
     assert {path.name for path in folder.iterdir()} == {"run.json", "log.jsonl", "status.json"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting"), [("distilbert", "attention_dropout"), ("bert", "attention_probs_dropout_prob")]
+)
+def test_attention_dropout_is_off_unless_asked_for_whatever_the_model_had(tmp_path, reviews, kind, setting):
+    model = tiny.save_model(tmp_path / "model", kind, **{setting: 0.4})
+    folders = [
+        tiny.train(model, reviews, tmp_path / name, num_train_epochs=1, **more)
+        for name, more in (("off", {}), ("on", {"attention_dropout": 0.2}))
+    ]
+    assert [tiny.read(folder, "config.json")[setting] for folder in folders] == [0.0, 0.2]
+    losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in folders]
+    assert losses[0] != losses[1]
+    model = tiny.save_model(tmp_path / "stock", kind, **{setting: 0.0})
+    stock = tiny.train(model, reviews, tmp_path / "run", num_train_epochs=1)
+    assert [update["loss"] for update in tiny.read_log(stock)[0]] == losses[0]
+
+
 def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, trained, reviews):
     """The head is kept for as many classes as it was trained for, and for no other number."""
     tiny.train(trained, reviews, tmp_path / "same", num_train_epochs=1, learning_rate=1e-12)

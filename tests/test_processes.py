@@ -1,0 +1,202 @@
+"""How it is run does not change the result: layouts of processes, launchers, and what happens when one process dies."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+import torch
+
+from sentiment import batches, cli, processes
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
+PLAIN = {"num_train_epochs": 2, "train_batch_size": 8, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="session")
+def without_dropout(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("calm"), "distilbert", **tiny.NO_DROPOUT)
+
+
+@pytest.mark.parametrize(("batch_size", "count"), itertools.product(range(1, 10), range(1, 5)))
+def test_for_every_size_the_sum_of_the_shares_is_the_gradient_of_the_full_batch(batch_size, count):
+    """A model that is linear in its parameters, so that the reference is a plain mean; every review counts once."""
+    for size in range(1, 41):
+        draw = random.Random(f"{batch_size}/{count}/{size}")
+        lengths = [draw.randint(2, 30) for _ in range(size)]
+        gradients = torch.randn(size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+        drawn = batches.global_batches(size, batch_size, seed=1, epoch=1)
+        assert len(drawn) == -(-size // batch_size)
+        seen = []
+        for batch in drawn:
+            total = torch.zeros(3, dtype=torch.float64)
+            for process in range(count):
+                mine = batches.share(batch, lengths, process, count)
+                for micro_batch in batches.micro_batches(mine, lengths, 40, padded=False):
+                    total += gradients[micro_batch].sum(dim=0) / len(batch)
+                    seen += micro_batch
+            assert torch.allclose(total, gradients[batch].mean(dim=0), rtol=1e-12)
+        assert sorted(seen) == list(range(size))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_several_processes_give_the_losses_and_metrics_of_one(tmp_path, without_dropout, reviews, count):
+    """With one thread each. Each epoch ends with a batch of one review, which leaves all processes but one without."""
+    given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "mixed_precision": "no", **PLAIN}
+    one = tiny.train(without_dropout, reviews, tmp_path / "one", max_tokens_per_device=50, **PLAIN)
+    words = tiny.flags(**given, output_dir=tmp_path / "many")
+    done = tiny.process(*TORCHRUN, "--nproc-per-node", count, "train.py", *words)
+    assert done.returncode == 0, done.stderr
+    logs = [tiny.read_log(folder) for folder in (one, tmp_path / "many")]
+    pairs = list(zip(logs[0][0], logs[1][0], strict=True))
+    assert len(pairs) == 12
+    for wanted, found in pairs:
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+        assert (found["learning_rate"], found["tokens"]) == (wanted["learning_rate"], wanted["tokens"])
+    ended = tiny.read(one, "metrics.json")
+    assert tiny.read(tmp_path / "many", "metrics.json")["confusion_matrix"] == ended["confusion_matrix"]
+    words = tiny.flags(model_name_or_path=one, output_dir=tmp_path / "scored")
+    done = tiny.process(*TORCHRUN, "--nproc-per-node", count, "evaluate.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert tiny.read(tmp_path / "scored", "metrics.json")["confusion_matrix"] == ended["confusion_matrix"]
+    assert done.stdout.count("written to") == 1
+
+
+CONFIG = """compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+num_machines: 1
+num_processes: 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "count"),
+    [
+        ([sys.executable], 1),
+        ([*LAUNCH], 1),
+        ([*LAUNCH, "--config_file", tiny.ROOT / "accelerate_config.yaml"], 1),
+        ([*LAUNCH, "--config_file", tiny.ROOT / "accelerate_config.yaml", "--multi_gpu", "--num_processes", 2], 2),
+        ([*LAUNCH, "--multi_gpu", "--num_processes", 2, "--main_process_port", 0], 2),
+        ([*LAUNCH, "--config_file", "multi.yaml", "--main_process_port", 0], 2),
+        ([*TORCHRUN, "--nproc-per-node", 2], 2),
+    ],
+)
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the table is that of a machine without GPUs")
+def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(tmp_path, distilbert, reviews, launcher, count):
+    (tmp_path / "multi.yaml").write_text(CONFIG)
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": "run"}
+    words = tiny.flags(**given, num_train_epochs=1, max_train_samples=8, max_eval_samples=4)
+    done = tiny.process(*launcher, tiny.ROOT / "train.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tiny.read(tmp_path / "run", "run.json")
+    cores = len(os.sched_getaffinity(0))
+    assert (run["processes"], run["threads"]) == (count, 1 if launcher == [sys.executable] else max(1, cores // count))
+    assert done.stdout.count("the model is in") == 1
+
+
+@pytest.mark.parametrize(
+    ("launcher", "more", "words"),
+    [
+        (["--cpu", "--num_processes", 2], [], ["--multi_gpu", "--num_processes N"]),
+        ([], ["--mixed_precision", "fp16"], ["--mixed_precision fp16", "computes"]),
+        (["--mixed_precision", "fp16"], [], ["mixed_precision fp16", "computes"]),
+    ],
+)
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the table is that of a machine without GPUs")
+def test_what_cannot_work_is_refused_with_what_does(tmp_path, distilbert, reviews, launcher, more, words):
+    given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=tmp_path / "run")
+    done = tiny.process(*LAUNCH, *launcher, tiny.ROOT / "train.py", *given, *more, cwd=tmp_path)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("train.py: error")]
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_is_reported_by_one_process(tmp_path, distilbert, reviews):
+    words = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=tmp_path / "run", max_length=999)
+    done = tiny.process(*TORCHRUN, "--nproc-per-node", 3, "train.py", *words)
+    assert done.returncode == 1
+    assert len([line for line in done.stderr.splitlines() if "error: --max_length 999" in line]) == 1
+
+
+def test_a_mistake_that_one_process_alone_meets_is_reported_by_it(monkeypatch, capfd):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+    @cli.script
+    def main(argv):
+        raise cli.UserError("no such file")
+
+    with pytest.raises(SystemExit):
+        main([])
+    assert capfd.readouterr().err.endswith("process 3: error: no such file\n")
+
+
+def test_a_process_that_is_killed_takes_the_others_with_it(tmp_path, distilbert, reviews):
+    """And the main one says why."""
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path / "run"}
+    words = [str(word) for word in tiny.flags(**given, num_train_epochs=2000, mixed_precision="no")]
+    command = [*TORCHRUN, "--nproc-per-node", "2", "train.py", *words]
+    with subprocess.Popen(command, cwd=tiny.ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as job:
+        log = tmp_path / "run" / "log.jsonl"
+        while not (log.exists() and log.read_text()):
+            assert job.poll() is None, job.stderr.read()
+            time.sleep(0.1)
+        last = max(children(job.pid), key=lambda child: int(child["RANK"]))
+        os.kill(last["pid"], signal.SIGKILL)
+        error = job.communicate(timeout=60)[1]
+    assert job.returncode == 1
+    assert "train.py: error: another process of this run is gone" in error or "Signal 9 (SIGKILL)" in error
+    assert tiny.read(tmp_path / "run", "status.json")["status"] in ("failed", "running")
+
+
+def children(pid):
+    """{"pid", "RANK"} of the processes that a launcher started, on Linux."""
+    found = []
+    for process in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{process}/stat") as stat, open(f"/proc/{process}/environ", "rb") as environ:
+                parent = int(stat.read().rsplit(") ", 1)[1].split()[1])
+                settings = dict(entry.split("=", 1) for entry in environ.read().decode().split("\0") if "=" in entry)
+        except (OSError, ValueError):
+            continue
+        if parent == pid and "RANK" in settings:
+            found.append({"pid": int(process), "RANK": settings["RANK"]})
+    return found
+
+
+def test_a_run_that_misses_a_process_is_no_traceback():
+    class Accelerator:
+        def reduce(self, tensor, how):
+            raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(cli.RunError, match="another process of this run is gone"):
+        processes.add_up(Accelerator(), torch.zeros(1))
+
+
+def test_the_gradients_cross_in_one_reduction_an_update(tmp_path, without_dropout, reviews):
+    """With the loss among them; one more for each evaluation."""
+    code = """
+import json, sys, accelerate, train
+calls, reduce = [], accelerate.Accelerator.reduce
+accelerate.Accelerator.reduce = lambda self, tensor, how: (calls.append(tensor.numel()), reduce(self, tensor, how))[1]
+train.main(sys.argv[1:])
+if accelerate.PartialState().is_main_process:
+    print(json.dumps(calls))
+"""
+    (tmp_path / "counting.py").write_text(code)
+    given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "mixed_precision": "no", **PLAIN}
+    words = tiny.flags(**given, output_dir=tmp_path / "run")
+    launcher = [*TORCHRUN, "--nproc-per-node", 2, tmp_path / "counting.py"]
+    done = tiny.process(*launcher, *words, env={"PYTHONPATH": str(tiny.ROOT)})
+    assert done.returncode == 0, done.stderr
+    calls = json.loads(done.stdout.splitlines()[-1])
+    assert len(calls) == 12 + 2
+    assert calls.count(20 * 2) == 2  # logits of the 20 test reviews
