@@ -154,6 +154,7 @@ def main(argv=None):
     precision = device.pick_precision(args.mixed_precision)
     tracked = args.output_dir / run_folder.TRACKED
     accelerator = processes.start(precision, log_with=pick_tracker(args.report_to), project_dir=tracked)
+    say = processes.printer(accelerator)
     hardware = {
         "device": device.describe(),
         "processes": accelerator.num_processes,
@@ -171,10 +172,10 @@ def main(argv=None):
     train_labels = [names.index(label) for label in train_reviews.labels]
     test_labels = [names.index(label) for label in test_reviews.labels]
     cut = (train_cut + test_cut) / (len(train_ids) + len(test_ids))
-    accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
-    accelerator.print(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens and are cut")
-    accelerator.print(f"model     {args.model_name_or_path}: {classifier.num_parameters():,} parameters")
-    accelerator.print("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
+    say(f"reviews   {args.dataset_name}", *report, sep="\n          ")
+    say(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens and are cut")
+    say(f"model     {args.model_name_or_path}: {classifier.num_parameters():,} parameters")
+    say("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
 
     classifier.to(accelerator.device)
     args.max_tokens_per_device = args.max_tokens_per_device or device.max_tokens(classifier)
@@ -203,8 +204,8 @@ def main(argv=None):
             run_folder.write_results(args.output_dir, run, {**scores, **run_folder.origin(args.dataset_name, "test")})
     accelerator.end_training()
     there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"
-    accelerator.print(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")
-    accelerator.print(f"the model is in {args.output_dir}; next: python evaluate.py{there}")
+    say(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")
+    say(f"the model is in {args.output_dir}; next: python evaluate.py{there}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ done
 work=$(mktemp -d)
 host=$(hostname -s)
 export SLURM_CONF=$work/slurm.conf
-stop() { kill $(cat "$work"/*.pid 2>/dev/null) 2>/dev/null || true; rm -rf "$work"; }
+stop() {
+    local pids
+    pids=$(cat "$work"/*.pid 2>/dev/null || true)
+    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
+    for pid in $pids; do while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done; done
+    rm -rf "$work"
+}
 trap stop EXIT
 mkdir -p "$work/state" "$work/spool"
 

@@ -22,6 +22,11 @@ def start(precision, **options):
     return accelerator
 
 
+def printer(accelerator):
+    """print on the main process, nothing on the others. (Accelerate's own prints once on each machine.)"""
+    return print if accelerator.is_main_process else lambda *values, **options: None
+
+
 def add_up(accelerator, tensor):
     """The sum of a tensor over all processes, on each of them. Raises RunError if one of them is gone."""
     try:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import shutil
 
 import pytest
@@ -184,21 +183,6 @@ def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(tmp_path, 
         script.main(tiny.flags(**given, mixed_precision="no"))
     assert stop.value.code == 1
     assert "out of memory with one review" in tiny.read(tmp_path / "run", "status.json")["reason"]
-
-
-def test_two_processes_give_the_losses_of_one(tmp_path, without_dropout, reviews):
-    """Each epoch ends with a batch of one review, which leaves a process without any."""
-    one = tiny.train(without_dropout, reviews, tmp_path / "one", **PLAIN)
-    given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "mixed_precision": "no", **PLAIN}
-    words = tiny.flags(**given, output_dir=tmp_path / "two")
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0]
-    done = tiny.process(tiny.sys.executable, *launcher, "train.py", *words, env={"TMPDIR": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in (one, tmp_path / "two")]
-    assert len(losses[0]) == 12
-    assert losses[1] == close(losses[0])
-    assert tiny.read(tmp_path / "two", "run.json")["processes"] == 2
-    assert_same_metrics(one, tmp_path / "two")
 
 
 @pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
@@ -400,17 +384,3 @@ def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, train
     path = tiny.write(tmp_path / "four.csv", rows)
     tiny.train(trained, path, tmp_path / "four", num_train_epochs=1)
     assert weights(tmp_path / "four")["classifier.weight"].shape[0] == 4
-
-
-@pytest.mark.parametrize("config", [["--config_file", tiny.ROOT / "accelerate_config.yaml"], []])
-def test_launched_by_accelerate_all_cores_are_used(tmp_path, distilbert, reviews, config):
-    """Although the launcher sets OMP_NUM_THREADS=1 where there is no GPU; the precision is picked by the hardware."""
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path / "run"}
-    words = tiny.flags(**given, num_train_epochs=1, max_train_samples=8, max_eval_samples=4)
-    done = tiny.process(tiny.sys.executable, "-m", "accelerate.commands.launch", *config, "train.py", *words)
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
-    run = tiny.read(tmp_path / "run", "run.json")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert run["threads"] == cores
-    assert run["command"] == ["train.py", *words]
