@@ -271,10 +271,8 @@ def print_training(results, shape, precision):
     for contestant, rows in results.items():
         useful = 6 * linear_parameters(shape) * rate(rows)
         memory = statistics.median(bytes for *_, bytes in rows) / 1e9
-        print(
-            f"| {contestant} | {rate(rows):,.0f} | {rate(rows) / slowest:.1f} | {useful / 1e9:,.0f} | {useful / peak:.0%} | "
-            f"{memory:.1f} |"
-        )
+        figures = f"{rate(rows):,.0f} | {rate(rows) / slowest:.1f} | {useful / 1e9:,.0f} | {useful / peak:.0%}"
+        print(f"| {contestant} | {figures} | {memory:.1f} |")
     print(f"\nThe machine's {name} matrix product: {peak / 1e9:,.0f} GFLOP/s\n")
 
 
@@ -302,9 +300,8 @@ def main():
     precision = device.pick_precision()
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), args.shape, args.updates)
-        print(
-            f"{device.describe()}, {torch.get_num_threads()} threads, {PRECISIONS[precision]}, torch {torch.__version__}\n"
-        )
+        threads = f"{torch.get_num_threads()} threads"
+        print(f"{device.describe()}, {threads}, {PRECISIONS[precision]}, torch {torch.__version__}\n")
         if args.only != "prediction":
             contestants = {
                 f"{name}, {attention} attention dropout": [name, attention]
