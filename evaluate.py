@@ -8,6 +8,7 @@ python evaluate.py --baseline --plots --hub_model_id USER/REPO  and push the mod
 
 import csv
 import importlib.util
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -69,7 +70,8 @@ def class_ids(labels, names, classes):
     unnamed = classes == [f"LABEL_{i}" for i in range(len(names))]
     by_order = {name: i for i, name in enumerate(names)} if unnamed else {}
     for ids in (by_name, by_name_in_any_case, by_id, by_order):
-        if all(label in ids for label in labels):
+        # Numbers must fit as a whole: 1 to 5 stars are not the ids 0 to 4, even if nobody gave 5.
+        if all(label in ids for label in [*labels, *(names if ids is by_id else [])]):
             return [ids[label] for label in labels]
     unknown = sorted({label for label in labels if label not in by_name_in_any_case})
     raise UserError(f"labels {', '.join(unknown[:5])}: the model knows {len(classes)} classes, {', '.join(classes)}")
@@ -116,15 +118,15 @@ def main(argv=None):
     run_folder.refuse_unwritable(output_dir)
     if args.plots and not importlib.util.find_spec("matplotlib"):
         raise UserError("--plots: matplotlib is not installed; pip install matplotlib, or leave --plots out")
-    if args.hub_model_id:
+    if args.hub_model_id and os.environ.get("RANK", "0") == "0":
         hub.refuse_unwritable(args.hub_model_id, args.private)
-    elif args.private:
+    if args.private and not args.hub_model_id:
         raise UserError("--private: is about the repository that --hub_model_id names; give both or neither")
     device.keep_freed_memory()
     device.use_all_cores()
     accelerator = processes.start("no")  # see precision below
     run = run_folder.read_json(folder / "run.json") or {}
-    with accelerator.main_process_first():  # it downloads, the others read the cache
+    with processes.main_first(accelerator):
         tokenizer, classifier = model.load_trained(args.model_name_or_path)
         reviews, names, dataset = load_reviews(args, run)
         training = load_training_reviews(args, run) if args.baseline else None
@@ -151,9 +153,10 @@ def main(argv=None):
             scores["pictures"] = plots.draw(output_dir, scores, logits, labels, run_folder.read_log(folder))
         if args.hub_model_id:
             scores["hub_model_id"] = args.hub_model_id
-        if run:
+        ours = (output_dir / "metrics.json").exists() or not (output_dir / "README.md").exists()
+        if run and ours:
             run_folder.write_results(output_dir, run, scores)
-        else:  # a README.md that lies there is somebody else's
+        else:  # the README.md that lies there is somebody else's
             run_folder.write_json(output_dir / "metrics.json", scores)
         print(f"{args.model_name_or_path} on {dataset}, split {args.split}, in {precision}, {cut:,} cut")
         print(metrics.table(scores))

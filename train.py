@@ -39,7 +39,7 @@ def parse_args(argv):
     add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's; not on biases and norms")
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
     add("--num_train_epochs", type=number(int, 1), default=3, help="passes over the training reviews")
-    add("--attention_dropout", type=number(float, 0, 1), default=0.0, help="of attention weights, in training")
+    add("--attention_dropout", type=number(float, 0, 0.9), default=0.0, help="of attention weights, in training")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
     add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
@@ -71,6 +71,8 @@ def add_gradients(accelerator, classifier, passes, labels, batch_size):
     passes: as from unpadded.passes; labels: class ids of all reviews; batch_size: reviews of the update.
     """
     loss = torch.zeros((), device=accelerator.device)
+    if accelerator.scaler is not None:  # fp16's, which sets itself up at the first loss; there may be none here
+        accelerator.scaler.scale(loss)
     for micro_batch, inputs in passes:
         targets = torch.tensor([labels[i] for i in micro_batch], device=accelerator.device)
         with accelerator.autocast():
@@ -147,8 +149,11 @@ def main(argv=None):
     args = parse_args(argv)
     run_folder.refuse_unwritable(args.output_dir)
     run_folder.refuse_used(args.output_dir, args.overwrite_output_dir)
-    if args.output_dir.resolve() == Path(args.model_name_or_path).resolve():
-        raise UserError(f"--output_dir {args.output_dir}: is the folder of the model; choose another one")
+    for name in (args.model_name_or_path, args.dataset_name):
+        if args.output_dir.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
+            raise UserError(
+                f"--output_dir {args.output_dir}: holds {name}, which the run would replace; choose another"
+            )
     hub.connect(args.model_name_or_path, args.dataset_name)
     device.keep_freed_memory()
     precision = device.pick_precision(args.mixed_precision)
@@ -162,7 +167,7 @@ def main(argv=None):
         "precision": precision,
     }
 
-    with accelerator.main_process_first():  # it downloads, the others read the cache
+    with processes.main_first(accelerator):
         train_reviews, test_reviews, names, report = data.load_train_and_test(args)
         torch.manual_seed(args.seed)  # for the new head: the same on every process
         tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision, args.attention_dropout)

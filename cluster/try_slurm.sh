@@ -15,7 +15,7 @@ stop() {
     local pids
     pids=$(cat "$work"/*.pid 2>/dev/null || true)
     for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    for pid in $pids; do while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done; done
+    for _ in $(seq 50); do ps -p "${pids//$'\n'/,}" >/dev/null || break; sleep 0.1; done
     rm -rf "$work"
 }
 trap stop EXIT

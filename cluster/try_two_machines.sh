@@ -8,16 +8,22 @@ command -v ip >/dev/null || { echo "ip is missing: apt-get install iproute2" >&2
 source "${VENV:-.venv}/bin/activate"
 
 work=$(mktemp -d)
-stop() { for machine in 0 1; do ip netns del "machine$machine" 2>/dev/null || true; done; rm -rf "$work"; }
+made=()
+stop() {
+    kill $(jobs -p) 2>/dev/null || true
+    for machine in "${made[@]}"; do ip netns del "$machine"; done
+    rm -rf "$work"
+}
 trap stop EXIT
-for machine in 0 1; do
-    ip netns add "machine$machine" || { echo "this system lets nobody make network namespaces" >&2; exit 2; }
+for machine in "$$-0" "$$-1"; do
+    ip netns add "$machine" || { echo "this system makes no network namespaces; the reason stands above" >&2; exit 2; }
+    made+=("$machine")
 done
-ip link add cable0 netns machine0 type veth peer name cable1 netns machine1
+ip link add cable0 netns "$$-0" type veth peer name cable1 netns "$$-1"
 for machine in 0 1; do
-    ip -n "machine$machine" addr add "10.77.0.$((machine + 1))/24" dev "cable$machine"
-    ip -n "machine$machine" link set "cable$machine" up
-    ip -n "machine$machine" link set lo up
+    ip -n "$$-$machine" addr add "10.77.0.$((machine + 1))/24" dev "cable$machine"
+    ip -n "$$-$machine" link set "cable$machine" up
+    ip -n "$$-$machine" link set lo up
 done
 
 python cluster/without_dropout.py sample/model "$work/model"
@@ -28,7 +34,7 @@ python train.py "${settings[@]}" --output_dir "$work/one"
 on() { # MACHINE COMMAND...: on one of the machines, with the network it has
     local machine=$1
     shift
-    ip netns exec "machine$machine" env GLOO_SOCKET_IFNAME="cable$machine" OMP_NUM_THREADS=1 "$@"
+    ip netns exec "$$-$machine" env GLOO_SOCKET_IFNAME="cable$machine" OMP_NUM_THREADS=1 "$@"
 }
 both() { # NAME COMMAND...: on both at once; @ in the command is the machine's number
     local name=$1

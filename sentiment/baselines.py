@@ -13,7 +13,8 @@ from sentiment.metrics import averaging
 BASELINES = {
     "majority class": DummyClassifier(strategy="most_frequent"),
     "TF-IDF regression": make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"),
+        LogisticRegression(C=10, max_iter=1000),
     ),
 }
 

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from sentiment.metrics import FIGURES, difference_in_words, interval_in_words, limits_in_words
 
 WIDGET = ("A gripping, funny film.", "Two hours I will never get back.", "Not as bad as they say, but far too long.")
+IMDB = ("stanfordnlp/imdb", "imdb")
 IMDB_CITATION = """@inproceedings{maas-etal-2011-learning,
   title = {Learning Word Vectors for Sentiment Analysis},
   author = {Maas, Andrew L. and Daly, Raymond E. and Pham, Peter T. and Huang, Dan and Ng, Andrew Y. and
@@ -37,7 +38,7 @@ def model_card(run, scores):
     parts = [description(run, scores), usage(run, scores), figures(scores)]
     parts += [training(run, scores)] if run else []
     parts += [limits(run, scores)]
-    if "imdb" in scores["dataset"].casefold():
+    if scores["dataset"] in IMDB:
         parts += [f"## Citation\n\nThe reviews:\n\n```bibtex\n{IMDB_CITATION}\n```"]
     return f"---\n{metadata(run, scores).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -50,7 +51,7 @@ def metadata(run, scores):
     of = {"task_type": "text-classification", "dataset_type": scores["dataset"], "dataset_split": scores["split"]}
     of |= {"dataset_name": PurePath(scores["dataset"]).name, "dataset_revision": scores["dataset_commit"]}
     metrics = [name for name in FIGURES[:5] if scores[name] is not None]
-    imdb = "imdb" in scores["dataset"].casefold()
+    imdb = scores["dataset"] in IMDB
     return ModelCardData(
         model_name=name_of(run, scores),
         eval_results=[EvalResult(metric_type=name, metric_value=scores[name], **of) for name in metrics],

@@ -4,7 +4,9 @@ import argparse
 import functools
 import math
 import os
+import signal
 import sys
+import threading
 import time
 
 
@@ -19,6 +21,14 @@ class RunError(Exception):
 def first_line(error):
     """The first line of an exception's message, or its type if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGUSR1: whoever runs the job wants it to end, a cluster before its time limit, say. Exit code 143."""
+
+
+def stop(number, frame):
+    raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,11 +71,14 @@ def number(kind, low, high=math.inf, above=False):
 
 def script(main):
     """Make `main(argv=None)` end as a script should: one line on stderr and an exit code, never a traceback for
-    what a user can mend. 2: a user's mistake; 1: a failure while running; 130: Ctrl-C. Bugs keep their traceback.
+    what a user can mend. 2: a user's mistake; 1: a failure while running; 130: Ctrl-C; 143: SIGTERM or SIGUSR1. Bugs keep their traceback.
     """
 
     @functools.wraps(main)
     def run(argv=None):
+        for name in ("SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+                signal.signal(getattr(signal, name), stop)
         try:
             main(argv)
         except UserError as error:
@@ -74,6 +87,8 @@ def script(main):
             message, code = error, 1
         except KeyboardInterrupt:
             message, code = "interrupted", 130
+        except Stopped as error:
+            message, code = error, 143
         else:
             return
         name, process = os.path.basename(main.__code__.co_filename), os.environ.get("RANK", "0")

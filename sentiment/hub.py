@@ -11,7 +11,8 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, constants, get_session, is_offline_mode
-from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from sentiment.cli import RunError, UserError, first_line
 
@@ -96,7 +97,11 @@ def refuse_unwritable(repo_id, private):
 
     private: whether it is to be private; one that exists and is public is refused then.
     """
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id):
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"--hub_model_id {repo_id}: {first_line(error)}") from error
+    if repo_id.count("/") != 1:
         raise UserError(f"--hub_model_id {repo_id}: a Hub id is needed, USER/REPO")
     if is_offline_mode():
         raise UserError(f"--hub_model_id {repo_id}: HF_HUB_OFFLINE is set; unset it to push")
@@ -111,7 +116,7 @@ def refusal(repo_id, private):
         user = huggingface_hub.whoami()
     except LocalTokenNotFoundError:
         return f"no token; {LOG_IN}"
-    except HTTPError as error:
+    except (HTTPError, ValueError) as error:  # ValueError: an answer that is not the Hub's
         if status_of(error) in (401, 403):
             return f"the token is not valid; {LOG_IN}"
         return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
@@ -126,7 +131,7 @@ def refusal(repo_id, private):
             return f"{user['name']} cannot create a repository there; possible are {', '.join(owners)}"
         if not may_create(token, owner):
             return f"the token may not create it; {LOG_IN}"
-    except HTTPError as error:
+    except (HTTPError, ValueError) as error:
         if status_of(error) in (401, 403):
             return f"the token may not write to it; {LOG_IN}"
         return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
@@ -153,6 +158,7 @@ def push(folder, repo_id, private):
     What else the repository holds stays. A lost connection and a Hub that is busy or broken for a while are tried
     again; a commit whose answer was lost is found done then. Raises RunError when it fails for good.
     """
+    constants.HF_HUB_OFFLINE = False  # it was not set when the token was checked; connect may have set it since
     for wait in (*WAITS, None):
         try:
             with time_limit(ANSWER_SECONDS):
@@ -160,12 +166,14 @@ def push(folder, repo_id, private):
                 files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
                 made = huggingface_hub.create_commit(repo_id, files, commit_message="Add the model and its scores")
             return made.commit_url
-        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: an upload that failed
-            lost = isinstance(error, (HTTPError, RuntimeError)) and status_of(error) is None
-            if wait is None or not (lost or status_of(error) in (408, 429) or (status_of(error) or 0) >= 500):
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            reason = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error  # of an upload
+            status = status_of(reason)
+            lost = status is None and isinstance(reason, (HTTPError, RuntimeError))
+            if wait is None or not (lost or status in (408, 429) or (status or 0) >= 500):
                 raise RunError(
-                    f"not pushed to {repo_id}: {first_line(error)}; nothing is lost here; push again: "
+                    f"not pushed to {repo_id}: {first_line(reason)}; nothing is lost here; push again: "
                     f"python {shlex.join(sys.argv)}"
                 ) from error
-            print(f"{constants.ENDPOINT}: {first_line(error)}; trying again in {wait} s", file=sys.stderr)
+            print(f"{constants.ENDPOINT}: {first_line(reason)}; trying again in {wait} s", file=sys.stderr)
             time.sleep(wait)

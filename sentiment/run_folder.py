@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sentiment import card, data
-from sentiment.cli import UserError, first_line
+from sentiment.cli import Stopped, UserError, first_line
 
 RECORDS = ("run.json", "log.jsonl", "metrics.json", "status.json", "README.md", "predictions.csv")
 PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
@@ -55,7 +55,7 @@ def recorded(folder, run, active):
     try:
         yield
     except BaseException as error:
-        write_status(folder, "failed", reason=first_line(error))
+        write_status(folder, "preempted" if isinstance(error, Stopped) else "failed", reason=first_line(error))
         raise
     write_status(folder, "finished")
 

@@ -7,6 +7,7 @@ Logits and gradients are the padded model's. The hooks are plain functions: the 
 stock one. Without `layout` among its inputs it computes as the stock one, too.
 """
 
+import inspect
 import itertools
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from sentiment import batches
 
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # an older torch
+except ImportError:  # torch before 2.10
+    varlen_attn = None
+if varlen_attn and "scale" not in inspect.signature(varlen_attn).parameters:  # torch 2.10
     varlen_attn = None
 
 NAME = "unpadded"
