@@ -150,10 +150,8 @@ def main(argv=None):
     run_folder.refuse_unwritable(args.output_dir)
     run_folder.refuse_used(args.output_dir, args.overwrite_output_dir)
     for name in (args.model_name_or_path, args.dataset_name):
-        if args.output_dir.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
-            raise UserError(
-                f"--output_dir {args.output_dir}: holds {name}, which the run would replace; choose another"
-            )
+        if Path(name).exists() and args.output_dir.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
+            raise UserError(f"--output_dir {args.output_dir}: {name} is in it; choose another folder for the run")
     hub.connect(args.model_name_or_path, args.dataset_name)
     device.keep_freed_memory()
     precision = device.pick_precision(args.mixed_precision)
