@@ -71,8 +71,8 @@ def number(kind, low, high=math.inf, above=False):
 
 def script(main):
     """Make `main(argv=None)` end as a script should: one line on stderr and an exit code, never a traceback for what a
-    user can mend. 2: a user's mistake; 1: a failure while running; 130: Ctrl-C; 143: SIGTERM or SIGUSR1. Bugs keep their
-    traceback.
+    user can mend. 2: a mistake of the user; 1: a failure while running; 130: Ctrl-C; 143: SIGTERM or SIGUSR1. Bugs keep
+    their traceback.
     """
 
     @functools.wraps(main)
