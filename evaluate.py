@@ -46,14 +46,18 @@ def load_reviews(args, run):
     text_column = args.text_column or trained_on.get("text_column", "text")
     label_column = args.label_column or trained_on.get("label_column", "label")
     if trained_on and args.split == "test" and args.max_eval_samples is None:
-        return data.find_again(dataset, run["reviews"]["eval"], text_column, label_column), run["labels"], dataset
+        reviews = data.find_again(dataset, run["reviews"]["eval"], text_column, label_column)
+        reviews.split = data.scored_split(reviews)
+        return reviews, run["labels"], dataset
     one_file = Path(dataset).is_file()
     split = "train" if one_file else args.split
     reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
     if reviews and one_file and trained_on and args.split != "train":  # never score by chance what was trained on
         seen = set(run["reviews"]["train"]["rows"])
         reviews = reviews.at([i for i, row in enumerate(reviews.rows) if row not in seen])
-    if not reviews:
+    if reviews:
+        reviews.split = data.HELD_OUT if one_file and trained_on and args.split == "test" else args.split
+    else:
         raise UserError(f"--split {split}: {dataset} has no such split, or no review with a text and a label in it")
     return data.draw(reviews, args.max_eval_samples, f"{settings.get('seed', 42)}/test"), names, dataset
 
@@ -138,7 +142,7 @@ def main(argv=None):
         precision = device.pick_precision()
     classifier.to(accelerator.device)
     logits = inference.shared_logits(accelerator, classifier, encoded, tokenizer.pad_token_id, precision)
-    scores = {**metrics.score(logits, labels, classes), **run_folder.origin(dataset, args.split)}
+    scores = {**metrics.score(logits, labels, classes), **run_folder.origin(dataset, reviews.split)}
 
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -158,7 +162,7 @@ def main(argv=None):
             run_folder.write_results(output_dir, run, scores)
         else:  # the README.md that lies there is somebody else's
             run_folder.write_json(output_dir / "metrics.json", scores)
-        print(f"{args.model_name_or_path} on {dataset}, split {args.split}, in {precision}, {cut:,} cut")
+        print(f"{args.model_name_or_path} on {dataset}, split {reviews.split}, in {precision}, {cut:,} cut")
         print(metrics.table(scores))
         print(f"written to {output_dir}")
         if args.hub_model_id:

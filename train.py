@@ -204,7 +204,11 @@ def main(argv=None):
             model.save(args.output_dir, tokenizer, classifier)
             run["seconds"] = sum(entry.get("seconds", 0) for entry in run_folder.read_log(args.output_dir))
             run_folder.write_json(args.output_dir / "run.json", run)
-            run_folder.write_results(args.output_dir, run, {**scores, **run_folder.origin(args.dataset_name, "test")})
+            run_folder.write_results(
+                args.output_dir,
+                run,
+                {**scores, **run_folder.origin(args.dataset_name, data.scored_split(test_reviews))},
+            )
     accelerator.end_training()
     there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"
     say(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")

@@ -20,6 +20,7 @@ from sentiment.cli import UserError, first_line
 READERS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
 COMPRESSED = (".csv.gz", ".jsonl.gz")
 READABLE_NAMES = {"neg": "negative", "pos": "positive"}
+HELD_OUT = "held out of train"
 CUT_OFF = 0.1  # share of the reviews that becomes the test split where there is none
 
 
@@ -233,6 +234,11 @@ def load_train_and_test(args):
         raise UserError(f"--max_train_samples {args.max_train_samples}: one review of each class at least is needed")
     report += [f"drawn: {train.summary()} to train on, {test.summary()} to score"]
     return train, test, names, report
+
+
+def scored_split(test):
+    """The name of a run's test reviews: of a data set without a test split, they were cut off its training split."""
+    return HELD_OUT if test.split == "train" else test.split
 
 
 def find_again(name, identity, text_column, label_column):

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 
-from sentiment import batches, cli, processes
+from sentiment import batches, cli, processes, run_folder
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -138,6 +138,21 @@ def test_a_mistake_that_one_process_alone_meets_is_reported_by_it(monkeypatch, c
     with pytest.raises(SystemExit):
         main([])
     assert capfd.readouterr().err.endswith("process 3: error: no such file\n")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_ends_a_run_as_preempted_with_143(tmp_path, capfd, name):
+    @cli.script
+    def main(argv):
+        with run_folder.recorded(tmp_path / "run", {}, active=True):
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(10)
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 143
+    assert f"stopped by {name}" in capfd.readouterr().err
+    assert tiny.read(tmp_path / "run", "status.json")["status"] == "preempted"
 
 
 def test_a_process_that_is_killed_takes_the_others_with_it(tmp_path, distilbert, reviews):

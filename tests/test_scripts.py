@@ -69,6 +69,7 @@ def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_a
     folder = tiny.train(distilbert, reviews / "train.csv", tmp_path / "run", num_train_epochs=1)
     scores = evaluated(folder, tmp_path / "a", max_eval_samples=0)
     assert scores == tiny.read(folder, "metrics.json")
+    assert scores["split"] == "held out of train"
     train = evaluated(folder, tmp_path / "b", split="train")
     assert (train["reviews"], train["split"]) == (41, "train")
 
