@@ -52,13 +52,13 @@ def load_reviews(args, run):
     one_file = Path(dataset).is_file()
     split = "train" if one_file else args.split
     reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
-    if reviews and one_file and trained_on and args.split != "train":  # never score by chance what was trained on
+    held_out = one_file and trained_on and args.split != "train"
+    if reviews and held_out:  # never score by chance what was trained on
         seen = set(run["reviews"]["train"]["rows"])
         reviews = reviews.at([i for i, row in enumerate(reviews.rows) if row not in seen])
-    if reviews:
-        reviews.split = data.HELD_OUT if one_file and trained_on and args.split == "test" else args.split
-    else:
+    if not reviews:
         raise UserError(f"--split {split}: {dataset} has no such split, or no review with a text and a label in it")
+    reviews.split = data.HELD_OUT if held_out else args.split
     return data.draw(reviews, args.max_eval_samples, f"{settings.get('seed', 42)}/test"), names, dataset
 
 

@@ -24,7 +24,7 @@ IMDB_CITATION = """@inproceedings{maas-etal-2011-learning,
 def public(word):
     """A word of a command line without the folders of a path that tells of its owner's machine.
 
-    >>> public("/home/anna/reviews.csv"), public("--output_dir=../x"), public("sample/model")
+    >>> public("../reviews.csv"), public("--output_dir=~/x"), public("sample/model")
     ('reviews.csv', '--output_dir=x', 'sample/model')
     """
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from sentiment.cli import RunError, UserError, first_line
 
-PROBE_SECONDS = 3  # for each question before any work
+PROBE_SECONDS = 3  # of silence that count as no answer before any work
 ANSWER_SECONDS = 60  # of silence in a push that count as a lost connection
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the tries of a push
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write (hf.co/settings/tokens)"
@@ -51,7 +51,7 @@ def hub_answers():
     def ask():
         try:
             return get_session().head(constants.ENDPOINT).status_code < 500
-        except Exception:  # by whatever name the HTTP client raises it: no answer is what we came to know
+        except Exception:  # no route, no address, a bad HF_ENDPOINT (httpx's InvalidURL is no HTTPError): all mean no
             return False
 
     return any(soon(ask))
@@ -93,7 +93,7 @@ def unavailable(name, error, sample):
 
 
 def refuse_unwritable(repo_id, private):
-    """Raise UserError unless the user's token may push to the model `repo_id`, or create it; in under 10 seconds.
+    """Raise UserError unless the user's token may push to the model `repo_id`, or create it; within 4 seconds.
 
     private: whether it is to be private; one that exists and is public is refused then.
     """
@@ -117,9 +117,7 @@ def refusal(repo_id, private):
     except LocalTokenNotFoundError:
         return f"no token; {LOG_IN}"
     except (HTTPError, ValueError) as error:  # ValueError: an answer that is not the Hub's
-        if status_of(error) in (401, 403):
-            return f"the token is not valid; {LOG_IN}"
-        return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
+        return meaning(error, "the token is not valid")
     token = user.get("auth", {}).get("accessToken", {})
     try:
         huggingface_hub.auth_check(repo_id, write=True)
@@ -132,10 +130,15 @@ def refusal(repo_id, private):
         if not may_create(token, owner):
             return f"the token may not create it; {LOG_IN}"
     except (HTTPError, ValueError) as error:
-        if status_of(error) in (401, 403):
-            return f"the token may not write to it; {LOG_IN}"
-        return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
+        return meaning(error, "the token may not write to it")
     return None
+
+
+def meaning(error, refused):
+    """What an error in answer to a question about the token says: `refused`, or that the Hub is not well."""
+    if status_of(error) in (401, 403):
+        return f"{refused}; {LOG_IN}"
+    return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
 
 
 def may_create(token, owner):

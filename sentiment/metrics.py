@@ -69,14 +69,11 @@ def metric_intervals(confusion, averaged, aucs):
     """
     total, hits, true, predicted = confusion.sum(), confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     seen = [i for i in averaged if true[i] + predicted[i]] or averaged
+    areas = [intervals.roc_auc(auc, int(true[i]), int(total - true[i])) for i, auc in aucs.items()]
     return {
         "accuracy": intervals.wilson(int(hits.sum()), int(total)),
         "f1": intervals.mean([intervals.f1(int(hits[i]), int(true[i] + predicted[i] - 2 * hits[i])) for i in seen]),
-        "roc_auc": intervals.mean(
-            [intervals.roc_auc(auc, int(true[i]), int(total - true[i])) for i, auc in aucs.items()]
-        )
-        if aucs
-        else None,
+        "roc_auc": intervals.mean(areas) if areas else None,
     }
 
 

@@ -101,11 +101,16 @@ def environment():
     """What a result may depend on besides the settings: {"command", "git_commit", "versions", "platform"}."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command(),
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), **versions},
         "platform": platform.platform(),
     }
+
+
+def command():
+    """The words of this process's command line, the script without its folder."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def git_commit():
@@ -119,12 +124,12 @@ def git_commit():
 
 def origin(dataset, split):
     """What metrics.json says of where its numbers come from, without private paths, since it is published."""
-    command = [card.public(word) for word in environment()["command"]]
+    words = [card.public(word) for word in command()]
     return {
         "dataset": card.public(dataset),
         "dataset_commit": data.commit_of(dataset),
         "split": split,
-        "command": command,
+        "command": words,
     }
 
 
