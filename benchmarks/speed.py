@@ -145,6 +145,7 @@ def trainer(model, folder):
             scratch,
             num_train_epochs=1,
             per_device_train_batch_size=BATCH,
+            use_cpu=device.pick_device().type == "cpu",
             bf16=precision == "bf16",
             fp16=precision == "fp16",
             train_sampling_strategy="group_by_length",

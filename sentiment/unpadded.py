@@ -9,8 +9,10 @@ stock one. Without `layout` among its inputs it computes as the stock one, too.
 
 import inspect
 import itertools
+import math
 from typing import NamedTuple
 
+import numpy
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -25,6 +27,7 @@ if varlen_attn and "scale" not in inspect.signature(varlen_attn).parameters:  # 
     varlen_attn = None
 
 NAME = "unpadded"
+TOGETHER = 512  # tokens of short reviews of equal length that a CPU attends to at once: more leave its caches
 ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"}
 
 
@@ -91,7 +94,13 @@ def layout(lengths, device):
     longest = max(lengths)
     starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
     tokens = torch.cat([i * longest + torch.arange(length) for i, length in enumerate(lengths)]).to(device)
-    groups = [(len(list(equal)), length) for length, equal in itertools.groupby(lengths)]
+    groups = []
+    for length in lengths:
+        count = groups[-1][0] if groups and groups[-1][1] == length else 0
+        if count and (count + 1) * length <= TOGETHER:
+            groups[-1] = count + 1, length
+        else:
+            groups.append((1, length))
     return Layout(tokens, starts, longest, groups if device.type == "cpu" else None)
 
 
@@ -163,6 +172,7 @@ def by_review(query, key, value, groups, dropout):
     with torch.autocast("cpu", enabled=False):  # it would compute the softmax in 32 bits, only to round it again
         for q, k, v, (count, _) in zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=True):
             q, k, v = (states.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1) for states in (q, k, v))
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # the products below are faster by more than this
             weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)), -1)
             if dropout:
                 weights = weights * kept(weights, dropout)
@@ -180,12 +190,17 @@ class Dropout(torch.nn.Dropout):
 
 
 def kept(states, dropout):
-    """Ones, and zeros with probability `dropout` (to 1/65536), in the shape and dtype of `states`, on a CPU.
+    """Ones, and zeros with probability `dropout`, in the shape and dtype of `states`, on a CPU.
 
-    torch's own dropout takes a random number for every element; here 64 random bits serve four, in half the time.
+    torch's own dropout takes a random number for every element. Here a byte serves each, of 256 values: a threshold
+    drawn for the whole tensor makes the probability exact. The bytes come from SFC64, twice as fast as torch's Mersenne
+    Twister, and its seed from torch's generator. A comparison in place keeps the bytes' dtype: one that makes
+    booleans, and the conversion of these, take ten times as long.
     """
-    bits = torch.empty(states.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (bits[: states.numel()] >= round(dropout * 2**16) - 2**15).view_as(states).to(states.dtype)
+    seed = torch.randint(2**63 - 1, ()).item()
+    noise = torch.from_numpy(numpy.random.SFC64(seed).random_raw(states.numel() // 8 + 1).view(numpy.int8))
+    threshold = min(math.floor(256 * dropout + torch.rand(()).item()) - 128, 127)
+    return noise[: states.numel()].ge_(threshold).view_as(states).to(states.dtype)
 
 
 AttentionInterface.register(NAME, attend)
