@@ -119,9 +119,7 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
     optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
     updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
     state = accelerator, classifier, optimizer
-    update, max_tokens = 0, args.max_tokens_per_device
-    if done:
-        max_tokens = checkpoint.load(args.output_dir, run, done, *state)
+    update, max_tokens = 0, checkpoint.load(args.output_dir, run, done, *state)
     for epoch in range(1, args.num_train_epochs + 1):
         for batch in batches.global_batches(len(reviews), args.train_batch_size, args.seed, epoch):
             started = time.perf_counter()
@@ -146,8 +144,8 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
             # Gradients beyond fp16's range are no failure: its scaler leaves the update out and scales by less.
             if not math.isfinite(loss) or not (accelerator.scaler or norm.isfinite()):
                 rows = ", ".join(str(run["reviews"]["train"]["rows"][i]) for i in batch)
-                found = f"the loss of update {update} is {loss}, the norm of its gradients {norm}"
-                raise RunError(f"{found}; its reviews are the rows {rows}; a lower --learning_rate may help")
+                found = f"the loss of update {update} is {loss}, its gradients' norm {norm}, on the rows {rows}"
+                raise RunError(f"{found}; a lower --learning_rate may help")
             rate = learning_rate(update, updates, args.learning_rate, args.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -228,10 +226,7 @@ def main(argv=None):
     with stop_flag() as stop, run_folder.recorded(args.output_dir, run, accelerator.is_main_process) as done:
         done = processes.add_up(accelerator, torch.tensor(done, device=accelerator.device)).item()
         if done == run_folder.FINISHED:
-            say(f"the run in {args.output_dir} is finished; nothing to resume")
             return
-        if done:
-            say(f"resume    from the checkpoint after update {done}")
         accelerator.init_trackers("sentiment", config={k: v for k, v in settings.items() if v is not None})
         log = TrainingLog(accelerator, args.output_dir, args.num_train_epochs * len(train_ids))
         pad = tokenizer.pad_token_id

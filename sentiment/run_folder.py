@@ -78,9 +78,11 @@ def recorded(folder, run, active):
             if (read_json(folder / "status.json") or {}).get("status") == "finished":
                 checkpoint.refuse_changes(checkpoint.identity(read_json(folder / "run.json")), run)
                 shutil.rmtree(folder / checkpoint.FOLDER, ignore_errors=True)  # a kill may have left it
+                print(f"the run in {folder} is finished: nothing is left to do")
                 yield FINISHED
                 return
             done = checkpoint.newest(folder, run)
+            print(f"resume    after update {done}" if done else "resume    no checkpoint yet: from the start")
         write_status(folder, "running")
         clear(folder, done)
         write_json(folder / "run.json", run)
@@ -99,8 +101,8 @@ def clear(folder, done):
     """
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if done:
-        kept = [entry for entry in read_log(folder) if entry["step"] < done or (entry["step"] == done and "loss" in entry)]
+    if done:  # the evaluation after its last update comes again
+        kept = [entry for entry in read_log(folder) if entry["step"] < done + ("loss" in entry)]
         write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
         return
     for name in (checkpoint.FOLDER, TRACKED):
