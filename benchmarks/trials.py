@@ -51,8 +51,9 @@ class Run:
         self.processes = {}
         for rank in range(processes):
             if not (process := os.fork()):
-                layout = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
                 if processes > 1:
+                    layout = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+                    layout |= {"OMP_NUM_THREADS": 1}
                     os.environ.update(address, **{name: str(value) for name, value in layout.items()})
                 self.be_the_run(rank, pipe, [*WORDS, "--output_dir", folder, *words])
             self.processes[process] = None
