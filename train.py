@@ -150,10 +150,9 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            tokens, seconds = sum(lengths[i] for i in batch), time.perf_counter() - started
-            log.update(
-                len(batch), step=update, epoch=epoch, loss=loss, learning_rate=rate, tokens=tokens, seconds=seconds
-            )
+            entry = {"step": update, "epoch": epoch, "loss": loss, "learning_rate": rate}
+            entry |= {"tokens": sum(lengths[i] for i in batch), "seconds": time.perf_counter() - started}
+            log.update(len(batch), **entry)
             if stopped or update % args.checkpointing_steps == 0:
                 checkpoint.save(args.output_dir, run, update, max_tokens, *state)
             if stopped:
@@ -226,6 +225,7 @@ def main(argv=None):
     with stop_flag() as stop, run_folder.recorded(args.output_dir, run, accelerator.is_main_process) as done:
         done = processes.add_up(accelerator, torch.tensor(done, device=accelerator.device)).item()
         if done == run_folder.FINISHED:
+            accelerator.end_training()
             return
         accelerator.init_trackers("sentiment", config={k: v for k, v in settings.items() if v is not None})
         log = TrainingLog(accelerator, args.output_dir, args.num_train_epochs * len(train_ids))

@@ -170,6 +170,12 @@ def remove(path):
     shutil.rmtree(gone)
 
 
+def remove_all(folder):
+    """Remove all checkpoints of a run folder, if there are any."""
+    if (folder / FOLDER).exists():
+        shutil.rmtree(folder / FOLDER)
+
+
 def load(folder, run, step, accelerator, classifier, optimizer):
     """Put the state after `step` updates back in place; returns this process's token budget.
 

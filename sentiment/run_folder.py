@@ -77,7 +77,7 @@ def recorded(folder, run, active):
         if settings["resume"]:
             if (read_json(folder / "status.json") or {}).get("status") == "finished":
                 checkpoint.refuse_changes(checkpoint.identity(read_json(folder / "run.json")), run)
-                shutil.rmtree(folder / checkpoint.FOLDER, ignore_errors=True)  # a kill may have left it
+                checkpoint.remove_all(folder)  # a kill may have left them
                 print(f"the run in {folder} is finished: nothing is left to do")
                 yield FINISHED
                 return
@@ -92,7 +92,7 @@ def recorded(folder, run, active):
             write_status(folder, "preempted" if isinstance(error, Stopped) else "failed", reason=first_line(error))
             raise
         write_status(folder, "finished")
-        shutil.rmtree(folder / checkpoint.FOLDER)  # only now: a kill leaves a run that is finished or can go on
+        checkpoint.remove_all(folder)  # only now: a kill leaves a run that is finished or can go on
 
 
 def clear(folder, done):
@@ -105,8 +105,8 @@ def clear(folder, done):
         kept = [entry for entry in read_log(folder) if entry["step"] < done + ("loss" in entry)]
         write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
         return
-    for name in (checkpoint.FOLDER, TRACKED):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    checkpoint.remove_all(folder)
+    shutil.rmtree(folder / TRACKED, ignore_errors=True)
     for name in (*RECORDS[1:], *MODEL_FILES, *PICTURES):
         (folder / name).unlink(missing_ok=True)
 
