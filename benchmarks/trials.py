@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import torch  # noqa: E402
+
 import train  # noqa: E402  (the project's own folder comes first)
 from sentiment import batches, checkpoint, inference, run_folder  # noqa: E402
 
@@ -53,13 +55,14 @@ class Run:
             if not (process := os.fork()):
                 if processes > 1:
                     layout = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-                    layout |= {"OMP_NUM_THREADS": 1}
                     os.environ.update(address, **{name: str(value) for name, value in layout.items()})
                 self.be_the_run(rank, pipe, [*WORDS, "--output_dir", folder, *words])
             self.processes[process] = None
         os.close(pipe)
 
     def be_the_run(self, rank, pipe, words):
+        os.environ["OMP_NUM_THREADS"] = "1"  # several threads of so small a model wait for each other on a busy machine
+        torch.set_num_threads(1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(self.errors.fileno(), 2)
         for letter, (module, name) in MOMENTS.items() if rank == 0 else ():
