@@ -120,18 +120,27 @@ def test_two_checkpoints_are_kept_and_none_when_the_run_has_finished(tmp_path, d
 def test_with_fp16s_scaler_too_and_an_update_that_it_leaves_out_is_no_failure(
     tmp_path, distilbert, reviews, monkeypatch
 ):
-    start = processes.start
+    """On a CPU fp16 has no scaler, and its gradients do not leave their range: both are brought about here."""
+    start, dropout_seed, add_up, now = processes.start, batches.dropout_seed, script.sum_over_processes, []
 
     def scaled(*args, **options):
         accelerator = start(*args, **options)
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**130, growth_interval=3)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
         return accelerator
 
+    def overflowing(accelerator, parameters, *args):
+        if now[-1] in (2, 6, 10):
+            parameters[0].grad[0, 0] = math.inf
+        return add_up(accelerator, parameters, *args)
+
     monkeypatch.setattr(processes, "start", scaled)
+    monkeypatch.setattr(batches, "dropout_seed", lambda *args: (now.append(args[1]), dropout_seed(*args))[1])
+    monkeypatch.setattr(script, "sum_over_processes", overflowing)
     whole = tiny.train(distilbert, reviews, tmp_path / "whole", **SETTINGS)
     folder = crashed(monkeypatch, distilbert, reviews, tmp_path / "run", batches, "dropout_seed", 10)
-    manifest = tiny.read(folder, "checkpoints/step-00000008/manifest.json")
-    assert 0 < manifest["scaler"]["scale"] < 2.0**128
+    scaler = tiny.read(folder, "checkpoints/step-00000008/manifest.json")["scaler"]
+    # halved after 2, doubled after three more, halved after 6, and two updates since
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (512.0, 2)
     assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == result(whole)
 
 
