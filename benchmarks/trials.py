@@ -126,9 +126,9 @@ def result(folder):
     return (folder / "model.safetensors").read_bytes(), [{**entry, "seconds": None} for entry in entries]
 
 
-def reference(work, processes=1):
+def reference(work, *words, processes=1):
     """The result of the run that nobody disturbs, its seconds, and those of its second checkpoint."""
-    started, run = time.perf_counter(), Run(work / f"undisturbed-{processes}", processes=processes)
+    started, run = time.perf_counter(), Run(work / f"undisturbed-{processes}", *words, processes=processes)
     run.wait_for("s", 2)
     save = time.perf_counter()
     run.wait_for("S", 2)
@@ -168,17 +168,18 @@ def kills(work, count, draw):
 
 def restarts(work, count, draw):
     """kill -9 for one of two processes, which torchrun then restarts."""
-    wanted, *_ = reference(work, processes=2)
+    longer = "--num_train_epochs", 12
+    wanted, *_ = reference(work, *longer, processes=2)
     killed = runs = 0
     while killed < count:
-        folder, more = work / "restarted", ("--resume", "--output_dir", work / "restarted")
+        folder, more = work / "restarted", (*longer, "--resume", "--output_dir", work / "restarted")
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--monitor-interval", 0.2]
         words = [sys.executable, *launcher, "--max-restarts", count, ROOT / "train.py", *WORDS, *more]
         with open(work / "restarted.err", "w") as errors:
             job = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=errors)
         while job.poll() is None:
             if killed < count and (processes := children(job.pid)) and (folder / "log.jsonl").exists():
-                time.sleep(draw.uniform(0, 12))
+                time.sleep(draw.uniform(0, 8))
                 if job.poll() is None and (processes := children(job.pid)):
                     os.kill(draw.choice(processes), signal.SIGKILL)
                     killed += 1
@@ -206,7 +207,7 @@ def signals(work, count, draw):
     slowest, wanted = 0, {}
     for name, moment, processes, receivers in draw.sample(cases, min(count, len(cases))):
         if processes not in wanted:
-            wanted[processes], *_ = reference(work, processes)
+            wanted[processes], *_ = reference(work, processes=processes)
         run = Run(work / "stopped", processes=processes)
         assert run.wait_for(moment, 2 if moment == "s" else 1)
         sent = time.perf_counter()
