@@ -147,14 +147,14 @@ def finish(folder, wanted, processes=1):
 
 
 def kills(work, count, draw):
-    """kill -9, half of them inside a save, five to a run."""
+    """kill -9, two of three aimed at a save, five to a run."""
     wanted, seconds, save = reference(work)
     inside = runs = 0
     for number in range(count):
         run = Run(work / "killed", "--resume")
-        if number % 2:
+        if number % 3:
             run.wait_for("s", draw.randint(1, 2))
-            time.sleep(draw.uniform(0, save))
+            time.sleep(draw.uniform(0, 0.7 * save))
         else:
             time.sleep(draw.uniform(0, seconds))
         run.send(signal.SIGKILL, run.processes)
