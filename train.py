@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from sentiment import batches, data, device, hub, inference, metrics, model, processes, run_folder, unpadded
-from sentiment.cli import Parser, RunError, UserError, number, script
+from sentiment import batches, checkpoint, data, device, hub, inference, metrics, model, processes, run_folder, unpadded
+from sentiment.cli import Parser, RunError, Stopped, UserError, number, script, stop_flag
 from sentiment.report import TrainingLog, pick_tracker
 
 
@@ -30,7 +30,10 @@ def parse_args(argv):
     add("--max_eval_samples", type=number(int, 0), default=100, help="test reviews, drawn stratified; 0: all")
     add("--max_length", type=number(int, 8), help="tokens per review (default: 512, or fewer if the model takes fewer)")
     add("--output_dir", type=Path, default=Path(model.DEFAULT_FOLDER), help="where everything of the run goes")
-    add("--overwrite_output_dir", action="store_true", help="replace the run that --output_dir holds")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either("--overwrite_output_dir", action="store_true", help="replace the run that --output_dir holds")
+    either("--resume", action="store_true", help="go on from its newest checkpoint, or start if there is none")
+    add("--checkpointing_steps", type=number(int, 1), help="updates between checkpoints (default: one epoch)")
     add = parser.add_argument_group("how").add_argument
     add("--train_batch_size", type=number(int, 1), default=16, help="reviews per update over all processes")
     tokens = "most tokens in one forward pass (default: by device and model); halved where memory runs out"
@@ -84,23 +87,30 @@ def add_gradients(accelerator, classifier, passes, labels, batch_size):
     return loss
 
 
-def sum_over_processes(accelerator, parameters, loss):
-    """Add up the gradients, in place, and the loss of all processes, in one flat reduction; returns the loss.
+def sum_over_processes(accelerator, parameters, loss, stop):
+    """Add up the gradients, in place, and the loss of all processes, and find out whether one of them was told to stop
+    (`stop` is not empty), in one flat reduction; returns (loss, whether).
 
     A process without reviews adds zeros.
     """
     if accelerator.num_processes == 1:
-        return loss.item()
+        return loss.item(), bool(stop)
     gradients = [parameter.grad for parameter in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients] + [loss.flatten()])
-    *sums, loss = processes.add_up(accelerator, flat).split([gradient.numel() for gradient in gradients] + [1])
+    figures = [loss.flatten(), torch.full_like(loss, bool(stop)).flatten()]
+    flat = torch.cat([gradient.flatten() for gradient in gradients] + figures)
+    *sums, figures = processes.add_up(accelerator, flat).split([gradient.numel() for gradient in gradients] + [2])
     for gradient, total in zip(gradients, sums, strict=True):
         gradient.copy_(total.view_as(gradient))
-    return loss.item()
+    loss, stops = figures.tolist()
+    return loss, stops > 0
 
 
-def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate, log):
-    """The loop. reviews: token ids, one tensor each; labels: class ids. Returns what `evaluate` said last."""
+def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, evaluate, log, done, stop):
+    """The loop, from the checkpoint after `done` updates on. Returns what `evaluate` said last.
+
+    run: what run.json holds; reviews: token ids, one tensor each; labels: class ids; stop: as from stop_flag. Once it
+    is set, on any process, the state is saved and Stopped is raised.
+    """
     lengths = [len(review) for review in reviews]
     parameters = list(classifier.parameters())
     for parameter in parameters:
@@ -109,11 +119,15 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
     classifier.get_input_embeddings().sparse = accelerator.device.type == "cpu"
     optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
     updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
-    update, max_tokens = 0, args.max_tokens_per_device
+    state = accelerator, classifier, optimizer
+    update, max_tokens = 0, checkpoint.load(args.output_dir, run, done, *state)
     for epoch in range(1, args.num_train_epochs + 1):
         for batch in batches.global_batches(len(reviews), args.train_batch_size, args.seed, epoch):
             started = time.perf_counter()
             update += 1
+            if update <= done:
+                log.skip(len(batch))
+                continue
             classifier.train()
             mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
             loss = None
@@ -126,21 +140,31 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
                     loss = add_gradients(accelerator, classifier, passes, labels, len(batch))
                 except RuntimeError as error:
                     max_tokens = device.fewer_tokens(error, max_tokens, max(lengths[i] for i in mine))
-            loss = sum_over_processes(accelerator, parameters, loss)
-            if not math.isfinite(loss):
-                raise RunError(f"the loss of update {update} is {loss}; a lower --learning_rate may help")
-            if args.max_grad_norm:
-                accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+            loss, stopped = sum_over_processes(accelerator, parameters, loss, stop)
+            norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)
+            # Gradients beyond fp16's range are no failure: its scaler leaves the update out and scales by less.
+            if not math.isfinite(loss) or not (accelerator.scaler or norm.isfinite()):
+                rows = ", ".join(str(run["reviews"]["train"]["rows"][i]) for i in batch)
+                found = f"the loss of update {update} is {loss}, its gradients' norm {norm}, on the rows {rows}"
+                raise RunError(f"{found}; a lower --learning_rate may help")
             rate = learning_rate(update, updates, args.learning_rate, args.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            tokens, seconds = sum(lengths[i] for i in batch), time.perf_counter() - started
-            log.update(
-                len(batch), step=update, epoch=epoch, loss=loss, learning_rate=rate, tokens=tokens, seconds=seconds
-            )
-        scores = evaluate(max_tokens)
-        log.evaluation(update, scores)
+            entry = {"step": update, "epoch": epoch, "loss": loss, "learning_rate": rate}
+            entry |= {"tokens": sum(lengths[i] for i in batch), "seconds": time.perf_counter() - started}
+            log.update(len(batch), **entry)
+            if stopped or update % args.checkpointing_steps == 0:
+                checkpoint.save(args.output_dir, run, update, max_tokens, *state)
+            if stopped:
+                raise Stopped(stop)
+        if update >= done:  # the log has the evaluations before it
+            try:
+                scores = evaluate(max_tokens)
+            except Stopped:
+                checkpoint.save(args.output_dir, run, update, max_tokens, *state)
+                raise
+            log.evaluation(update, scores)
     log.close()
     return scores
 
@@ -149,7 +173,7 @@ def train(args, accelerator, classifier, reviews, labels, pad_token_id, evaluate
 def main(argv=None):
     args = parse_args(argv)
     run_folder.refuse_unwritable(args.output_dir)
-    run_folder.refuse_used(args.output_dir, args.overwrite_output_dir)
+    run_folder.refuse_used(args.output_dir, args.overwrite_output_dir, args.resume)
     for name in (args.model_name_or_path, args.dataset_name):
         if Path(name).exists() and args.output_dir.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
             raise UserError(f"--output_dir {args.output_dir}: {name} is in it; choose another folder for the run")
@@ -170,6 +194,7 @@ def main(argv=None):
         train_reviews, test_reviews, names, report = data.load_train_and_test(args)
         torch.manual_seed(args.seed)  # for the new head: the same on every process
         tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision, args.attention_dropout)
+    fingerprint = model.fingerprint(tokenizer, classifier)
     args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer, classifier)
     train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
     test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)
@@ -182,6 +207,7 @@ def main(argv=None):
     say("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
 
     classifier.to(accelerator.device)
+    args.checkpointing_steps = args.checkpointing_steps or math.ceil(len(train_ids) / args.train_batch_size)
     args.max_tokens_per_device = args.max_tokens_per_device or device.max_tokens(classifier)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
@@ -190,17 +216,22 @@ def main(argv=None):
         "dataset": data.commit_of(args.dataset_name),
     }
     run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware}
-    run |= {"commits": commits, "reviews": reviews}
+    run |= {"commits": commits, "reviews": reviews, "model_sha256": fingerprint}
 
     def evaluate(max_tokens):
         pad = tokenizer.pad_token_id
-        logits = inference.shared_logits(accelerator, classifier, test_ids, pad, precision, max_tokens)
+        logits = inference.shared_logits(accelerator, classifier, test_ids, pad, precision, max_tokens, stop)
         return metrics.score(logits, test_labels, names)
 
-    with run_folder.recorded(args.output_dir, run, accelerator.is_main_process):
+    with stop_flag() as stop, run_folder.recorded(args.output_dir, run, accelerator.is_main_process) as done:
+        done = processes.add_up(accelerator, torch.tensor(done, device=accelerator.device)).item()
+        if done == run_folder.FINISHED:
+            accelerator.end_training()
+            return
         accelerator.init_trackers("sentiment", config={k: v for k, v in settings.items() if v is not None})
         log = TrainingLog(accelerator, args.output_dir, args.num_train_epochs * len(train_ids))
-        scores = train(args, accelerator, classifier, train_ids, train_labels, tokenizer.pad_token_id, evaluate, log)
+        pad = tokenizer.pad_token_id
+        scores = train(args, run, accelerator, classifier, train_ids, train_labels, pad, evaluate, log, done, stop)
         if accelerator.is_main_process:
             model.save(args.output_dir, tokenizer, classifier)
             run["seconds"] = sum(entry.get("seconds", 0) for entry in run_folder.read_log(args.output_dir))

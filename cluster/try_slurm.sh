@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Try train.sbatch on a SLURM of its own: start one on this machine alone, submit a job of one process and one of two on
-# the sample, compare their losses. Needs root, and slurm-wlm and munge (apt-get install slurm-wlm munge).
+# the sample, compare their losses. Then a longer job is cancelled and submitted again, requeued, and runs out of time;
+# its weights must be those of the job that nobody disturbed. Needs root, and slurm-wlm and munge (apt-get install slurm-wlm munge).
 # Run it in the project's folder:   VENV=.venv bash cluster/try_slurm.sh
 set -euo pipefail
 for tool in slurmctld slurmd munged sbatch; do
@@ -31,7 +32,7 @@ ClusterName=trial
 SlurmctldHost=$host
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$work/munge.socket
+AuthInfo=socket=$work/munge.socket,cred_expire=10
 StateSaveLocation=$work/state
 SlurmdSpoolDir=$work/spool
 SlurmctldPidFile=$work/slurmctld.pid
@@ -61,3 +62,30 @@ for processes in 1 2; do
     cat "$work/job-$processes.out"
 done
 "${VENV:-.venv}/bin/python" cluster/compare.py "$out/1" "$out/2"
+
+long=("${settings[@]}" --model_name_or_path sample/model --max_train_samples 0 --num_train_epochs 20
+    --checkpointing_steps 100)
+submit_long() { # NAME TIME_LIMIT: prints the job's number
+    sbatch --parsable --time "$2" --signal USR1@20 --output "$work/job-$1.out" --ntasks-per-node 2 --cpus-per-task 1 \
+        cluster/train.sbatch "${long[@]}" --output_dir "$out/$1"
+}
+updates() { cat "$out/disturbed/log.jsonl" 2>/dev/null | wc -l; }
+wait_for() { # UPDATES that were logged
+    until [ "$(updates)" -ge "$1" ]; do sleep 0.5; done
+}
+wait_for_end() { # JOB
+    while [ -n "$(squeue -h -j "$1" 2>/dev/null)" ]; do sleep 1; done
+}
+wait_for_end "$(submit_long undisturbed 30)"
+job=$(submit_long disturbed 30)
+wait_for 200
+scancel "$job"
+wait_for_end "$job"
+grep preempted "$out/disturbed/status.json"
+job=$(submit_long disturbed 1)
+wait_for 400
+scontrol requeue "$job"
+wait_for_end "$job"
+cat "$work/job-disturbed.out"
+cmp "$out/undisturbed/model.safetensors" "$out/disturbed/model.safetensors"
+echo "cancelled, requeued and out of time: went on $(grep -c "^resume    after" "$work/job-disturbed.out") times, same weights"

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -23,12 +24,46 @@ def first_line(error):
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
 class Stopped(BaseException):
-    """SIGTERM or SIGUSR1: whoever runs the job wants it to end, a cluster before its time limit, say. Exit code 143."""
+    """Whoever runs the job wants it to end, a cluster before its time limit, say. Exit code 143; 130 for Ctrl-C.
+
+    received: numbers of the signals, the first one counts; none if another process of the run got them.
+    """
+
+    def __init__(self, received=()):
+        by = f"by {signal.Signals(received[0]).name}" if received else "with another process of this run"
+        super().__init__(f"stopped {by}")
+        self.code = 130 if received and received[0] == signal.SIGINT else 143
 
 
 def stop(number, frame):
-    raise Stopped(f"stopped by {signal.Signals(number).name}")
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped([number])
+
+
+def handle_signals(handler):
+    """Let `handler` take the SIGNALS; returns what took them so far. Python allows it in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in SIGNALS}
+
+
+@contextmanager
+def stop_flag():
+    """A list of the signals that came within the block, which ends for itself when it sees one. Further ones, after
+    the block too, are ignored then: nothing disturbs a script that ends.
+    """
+    received = []
+    before = handle_signals(lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if received else handler)
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,9 +112,7 @@ def script(main):
 
     @functools.wraps(main)
     def run(argv=None):
-        for name in ("SIGTERM", "SIGUSR1"):
-            if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-                signal.signal(getattr(signal, name), stop)
+        handle_signals(stop)
         try:
             main(argv)
         except UserError as error:
@@ -89,9 +122,10 @@ def script(main):
         except KeyboardInterrupt:
             message, code = "interrupted", 130
         except Stopped as error:
-            message, code = error, 143
+            message, code = error, error.code
         else:
             return
+        handle_signals(signal.SIG_IGN if code > 128 else signal.SIG_DFL)
         name, process = os.path.basename(main.__code__.co_filename), os.environ.get("RANK", "0")
         if process != "0":  # the main process has nearly always the same to say, and the launcher then ends this one
             time.sleep(5)

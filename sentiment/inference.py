@@ -3,7 +3,7 @@
 import torch
 
 from sentiment import batches, device, processes, unpadded
-from sentiment.cli import RunError
+from sentiment.cli import RunError, Stopped
 
 
 @torch.inference_mode()
@@ -32,11 +32,24 @@ def logits(model, reviews, pad_token_id, precision, advance=lambda count: None, 
     return result
 
 
-def shared_logits(accelerator, model, reviews, pad_token_id, precision, max_tokens=None):
-    """`logits`, each process of the launch computing a part; every process gets all rows."""
-    mine = batches.share(
-        range(len(reviews)), list(map(len, reviews)), accelerator.process_index, accelerator.num_processes
-    )
-    result = torch.zeros(len(reviews), model.config.num_labels)
-    result[mine] = logits(model, [reviews[i] for i in mine], pad_token_id, precision, max_tokens=max_tokens)
-    return processes.add_up(accelerator, result.to(accelerator.device)).cpu()
+def shared_logits(accelerator, model, reviews, pad_token_id, precision, max_tokens=None, stop=()):
+    """`logits`, each process of the launch computing a part; every process gets all rows.
+
+    stop: as from cli.stop_flag. After every some seconds' worth of reviews the processes agree: Stopped is raised by
+    all of them once the flag of one is set.
+    """
+    lengths, found = list(map(len, reviews)), []
+    size = device.max_tokens(model) // 64 * accelerator.num_processes
+    for start in range(0, len(reviews), size):
+        chunk = range(start, min(start + size, len(reviews)))
+        mine = batches.share(chunk, lengths, accelerator.process_index, accelerator.num_processes)
+        rows = torch.zeros(len(chunk) + 1, model.config.num_labels)  # the last one is the flag
+        rows[[i - start for i in mine]] = logits(
+            model, [reviews[i] for i in mine], pad_token_id, precision, max_tokens=max_tokens
+        )
+        rows[-1] = bool(stop)
+        rows = processes.add_up(accelerator, rows.to(accelerator.device)).cpu()
+        if rows[-1].any():
+            raise Stopped(stop)
+        found.append(rows[:-1])
+    return torch.cat(found)

@@ -1,5 +1,9 @@
 """The tokenizer and the classifier of a Hub id or a folder, checked before anything is spent on them."""
 
+import hashlib
+import json
+import os
+import shutil
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -7,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from sentiment import hub, unpadded
+from sentiment import checkpoint, hub, unpadded
 from sentiment.cli import RunError, UserError, first_line
 from sentiment.data import READABLE_NAMES
 
@@ -92,12 +96,33 @@ def load_classifier(name, names, revision, attention_dropout):
 
 
 def save(folder, tokenizer, classifier):
-    """Write both so that from_pretrained works on the folder. RunError or OSError: a full disk, say."""
+    """Write both so that from_pretrained works on the folder: staged in it, made durable, renamed, the weights last.
+    RunError or OSError: a full disk, say.
+    """
+    staged = Path(folder, ".tmp-model")
     try:
-        classifier.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        classifier.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        files = sorted(staged.iterdir(), key=lambda path: path.suffix == ".safetensors")
+        for path in files:
+            shutil.copymode(staged / "config.json", path)  # the library lets nobody else read the weights
+            checkpoint.sync(path)
+        for path in files:
+            os.replace(path, Path(folder, path.name))
+        checkpoint.sync(Path(folder))
     except SafetensorError as error:  # what the library makes of an OSError
         raise RunError(f"{folder}: the model cannot be saved: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def fingerprint(tokenizer, classifier):
+    """SHA-256 of all that training takes from a model: weights, configuration, tokenizer."""
+    config = {key: value for key, value in classifier.config.to_diff_dict().items() if key != "transformers_version"}
+    digest = hashlib.sha256(json.dumps([config, tokenizer.backend_tokenizer.to_str()], default=str).encode())
+    for parameter in classifier.parameters():
+        digest.update(parameter.detach().numpy())
+    return digest.hexdigest()
 
 
 def commit_of(name, revision):

@@ -25,7 +25,7 @@ class TrainingLog:
 
     def __init__(self, accelerator, folder, reviews):
         self.path, self.active, self.track = folder / "log.jsonl", accelerator.is_main_process, accelerator.log
-        self.reviews, self.done, self.started = reviews, 0, time.perf_counter()
+        self.reviews, self.done, self.skipped, self.started = reviews, 0, 0, time.perf_counter()
         # disable=None: a bar on a terminal only
         self.bar = tqdm(total=reviews, unit=" reviews", dynamic_ncols=True, disable=None if self.active else True)
 
@@ -42,10 +42,15 @@ class TrainingLog:
         self.bar.set_postfix_str(figures, refresh=False)
         self.bar.update(reviews)
         if self.bar.disable and self.done * 10 // self.reviews > tenths:
-            speed = self.done / (time.perf_counter() - self.started)
+            speed = (self.done - self.skipped) / (time.perf_counter() - self.started)
             left = (self.reviews - self.done) / speed
             share = self.done / self.reviews
             print(f"{share:4.0%}  {figures}, {speed:.1f} reviews/s, {left:.0f} s left", flush=True)
+
+    def skip(self, reviews):
+        """One update over `reviews` reviews that an earlier part of the run did."""
+        self.done, self.skipped = self.done + reviews, self.skipped + reviews
+        self.bar.update(reviews)
 
     def evaluation(self, step, metrics):
         """The metrics after `step` updates."""

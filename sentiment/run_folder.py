@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sentiment import card, data
+import filelock  # comes with torch, datasets and huggingface_hub
+
+from sentiment import card, checkpoint, data
 from sentiment.cli import Stopped, UserError, first_line
 
-RECORDS = ("run.json", "log.jsonl", "metrics.json", "status.json", "README.md", "predictions.csv")
+RECORDS = ("status.json", "run.json", "log.jsonl", "metrics.json", "README.md", "predictions.csv")
 PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
 TRACKED = "trackers"  # folder of what a tracker such as tensorboard writes
 MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+FINISHED = -1
 LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
 
 
@@ -29,35 +32,83 @@ def refuse_unwritable(folder):
         raise UserError(f"--output_dir {folder}: {there} {reason}; choose another folder")
 
 
-def refuse_used(folder, overwrite):
-    """Raise UserError if `folder` holds a run or a model, unless `overwrite`."""
-    held = next((name for name in (*MODEL_FILES, *RECORDS) if (folder / name).exists()), None)
-    if held and not overwrite:
-        raise UserError(
-            f"--output_dir {folder}: holds {held} of another run; choose another folder or add --overwrite_output_dir"
-        )
+def refuse_used(folder, overwrite, resume):
+    """Raise UserError if `folder` holds a run or a model, unless it is one to `overwrite` or a run to `resume`."""
+    held = next((name for name in (checkpoint.FOLDER, *RECORDS, *MODEL_FILES) if (folder / name).exists()), None)
+    if held is None or overwrite or (resume and held in (checkpoint.FOLDER, "status.json")):
+        return
+    ways = "add --overwrite_output_dir" if resume else "add --resume or --overwrite_output_dir"
+    raise UserError(f"--output_dir {folder}: holds {held} of another run; choose another folder or {ways}")
+
+
+@contextmanager
+def locked(folder):
+    """Let no other run write into `folder` within the block. The lock dies with its process, on other machines too if
+    their shared file system passes locks on. Raises UserError.
+    """
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"--output_dir {folder}: another run is writing there; choose another folder") from None
+    try:
+        yield
+    finally:
+        if os.name != "nt":  # where an open file stays
+            (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
 def recorded(folder, run, active):
-    """Begin a run in `folder`: what an earlier one left goes, run.json holds `run`. status.json says how the block
-    ends, as finished or failed; until then, running. Does nothing on a process that is not `active`.
+    """Begin a run in `folder`, or go on with the one that is there if run["settings"]["resume"]. Yields the number of
+    updates done so far, FINISHED for a run that needs no more.
+
+    run.json holds `run`; status.json says how the block ends, as finished, failed or preempted; until then, running.
+    Does nothing on a process that is not `active`. UserError or RunError: another run writes there, or none can go on.
     """
     if not active:
-        yield
+        yield 0
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*MODEL_FILES, *RECORDS, *PICTURES):
-        (folder / name).unlink(missing_ok=True)
+    with locked(folder):
+        settings, done = run["settings"], 0
+        refuse_used(folder, settings["overwrite_output_dir"], settings["resume"])  # one may have come since
+        if settings["resume"]:
+            if (read_json(folder / "status.json") or {}).get("status") == "finished":
+                checkpoint.refuse_changes(checkpoint.identity(read_json(folder / "run.json")), run)
+                checkpoint.remove_all(folder)  # a kill may have left them
+                print(f"the run in {folder} is finished: nothing is left to do")
+                yield FINISHED
+                return
+            done = checkpoint.newest(folder, run)
+            print(f"resume    after update {done}" if done else "resume    no checkpoint yet: from the start")
+        write_status(folder, "running")
+        clear(folder, done)
+        write_json(folder / "run.json", run)
+        try:
+            yield done
+        except BaseException as error:
+            write_status(folder, "preempted" if isinstance(error, Stopped) else "failed", reason=first_line(error))
+            raise
+        write_status(folder, "finished")
+        checkpoint.remove_all(folder)  # only now: a kill leaves a run that is finished or can go on
+
+
+def clear(folder, done):
+    """Remove what a run left in `folder`, but status.json; of one with `done` updates to go on from, only what it will
+    write again.
+    """
+    for path in folder.glob(".tmp-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if done:  # the evaluation after its last update comes again
+        kept = [entry for entry in read_log(folder) if entry["step"] < done + ("loss" in entry)]
+        write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+        return
+    checkpoint.remove_all(folder)
     shutil.rmtree(folder / TRACKED, ignore_errors=True)
-    write_json(folder / "run.json", run)
-    write_status(folder, "running")
-    try:
-        yield
-    except BaseException as error:
-        write_status(folder, "preempted" if isinstance(error, Stopped) else "failed", reason=first_line(error))
-        raise
-    write_status(folder, "finished")
+    for name in (*RECORDS[1:], *MODEL_FILES, *PICTURES):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_status(folder, status, **more):
@@ -92,9 +143,14 @@ def read_json(path):
 
 
 def read_log(folder):
-    """Entries of log.jsonl; none if there is no such file."""
-    path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """Entries of log.jsonl, up to a line that a crash left torn; none if there is no such file."""
+    path, entries = folder / "log.jsonl", []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
 
 
 def environment():

@@ -144,7 +144,8 @@ def test_a_mistake_that_one_process_alone_meets_is_reported_by_it(monkeypatch, c
 def test_a_signal_ends_a_run_as_preempted_with_143(tmp_path, capfd, name):
     @cli.script
     def main(argv):
-        with run_folder.recorded(tmp_path / "run", {}, active=True):
+        settings = {"overwrite_output_dir": False, "resume": False}
+        with run_folder.recorded(tmp_path / "run", {"settings": settings}, active=True):
             os.kill(os.getpid(), getattr(signal, name))
             time.sleep(10)
 
@@ -200,7 +201,7 @@ def test_a_run_that_misses_a_process_is_no_traceback():
 
 
 def test_the_gradients_cross_in_one_reduction_an_update(tmp_path, without_dropout, reviews):
-    """With the loss among them; one more for each evaluation."""
+    """With the loss and the stop flag among them; one more for each evaluation, and one for each checkpoint."""
     code = """
 import json, sys, accelerate, train
 calls, reduce = [], accelerate.Accelerator.reduce
@@ -216,5 +217,6 @@ if accelerate.PartialState().is_main_process:
     done = tiny.process(*launcher, *words, env={"PYTHONPATH": str(tiny.ROOT)})
     assert done.returncode == 0, done.stderr
     calls = json.loads(done.stdout.splitlines()[-1])
-    assert len(calls) == 12 + 2
-    assert calls.count(20 * 2) == 2  # logits of the 20 test reviews
+    assert len(calls) == 1 + 12 + 2 + 2  # the first one says where to begin
+    assert calls.count((20 + 1) * 2) == 2  # logits of the 20 test reviews, and the stop flag
+    assert calls.count(2) == 2  # the processes' token budgets

@@ -233,7 +233,7 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
     run = tiny.read(trained, "run.json")
     assert run.keys() == {
         *("command", "git_commit", "versions", "platform", "settings", "labels"),
-        *("device", "processes", "threads", "precision", "commits", "reviews", "seconds"),
+        *("device", "processes", "threads", "precision", "commits", "reviews", "model_sha256", "seconds"),
     }
     assert run["commits"] == {"model": None, "dataset": None}
     assert (run["processes"], run["precision"], run["labels"]) == (1, "no", ["negative", "positive"])
