@@ -100,17 +100,17 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
     if probabilities and score < threshold:
         label = UNSURE
     if output_format == "tsv":
-        return f"{label}\t{score:.4f}\n"
+        return f"{label}\t{score:.4f}"
     found = {**(fields or {}), "label": label, "score": score}
     if output_format == "jsonl":
         found["probabilities"] = dict(zip(classes, probabilities, strict=False))
-    return json.dumps(found, ensure_ascii=False) + "\n"
+    return json.dumps(found, ensure_ascii=False)
 
 
 def write(lines):
     """Write and flush; a closed pipe, such as head leaves, ends the script with 141, as it ends other filters."""
     try:
-        sys.stdout.write("".join(lines))
+        sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()
     except OSError as error:
         # What could not be written waits in a buffer, and Python would try again at the end.

@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 import tiny
-import torch
 import transformers
 
 import evaluate
@@ -138,7 +137,7 @@ def test_predict_answers_as_the_pipeline_does_in_both_formats(trained, capsys):
 
 
 def test_an_answer_is_a_line_of_tabs_or_of_json():
-    probabilities, classes = torch.tensor([0.25, 0.75]), ["schwach", "groß"]
+    probabilities, classes = [0.25, 0.75], ["schwach", "groß"]
     assert predict.answer(probabilities, classes, "tsv") == "groß\t0.7500"
     wanted = '{"label": "groß", "score": 0.75, "probabilities": {"schwach": 0.25, "groß": 0.75}}'
     assert predict.answer(probabilities, classes, "jsonl") == wanted
