@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,14 @@ def read_file(path):
             columns = pandas.read_csv(path, nrows=0).columns
             options = {"keep_default_na": False, "converters": dict.fromkeys(columns, str)}
         data = datasets.load_dataset(reader, data_files=[glob.escape(str(path))], split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration, OSError, EOFError) as error:
+    except (
+        datasets.exceptions.DatasetGenerationError,
+        ValueError,
+        StopIteration,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
         cause = error.__cause__ or error
         if type(cause) is OSError:  # a full disk, say: not the file's fault
             raise cause from None

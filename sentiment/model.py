@@ -1,5 +1,6 @@
 """The tokenizer and the classifier of a Hub id or a folder, checked before anything is spent on them."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -33,9 +34,10 @@ def load(name, names=None, revision="main", attention_dropout=None):
     folder = Path(name) if Path(name).is_dir() else hub.snapshot(name, revision, untrusted.FILES)
     weights = untrusted.check(name, folder)
     try:
-        classifier = load_classifier(name, folder, names, weights, attention_dropout)
-        tokenizer = load_tokenizer(name, folder)
-        try_out(name, tokenizer, classifier)
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+            classifier = load_classifier(name, folder, names, weights, attention_dropout)
+            tokenizer = load_tokenizer(name, folder)
+            try_out(name, tokenizer, classifier)
     except UserError:
         raise
     except Exception as error:  # whatever a folder may make the libraries raise

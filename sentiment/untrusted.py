@@ -110,10 +110,10 @@ def measure(name, folder):
     files = [WEIGHTS]
     if (folder / INDEX).exists():
         index = read_json(name, folder / INDEX, JSON[INDEX])
-        shards = index["weight_map"].values() if isinstance(index.get("weight_map"), dict) else [None]
-        wrong = next((shard for shard in shards if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(shard))), None)
-        if wrong is not None or not shards:
-            raise UserError(f"{name}: {INDEX} names {wrong!r}; names of .safetensors files in the folder are needed")
+        shards = index["weight_map"].values() if isinstance(index.get("weight_map"), dict) else []
+        wrong = [shard for shard in shards if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(shard))]
+        if wrong or not shards:
+            raise UserError(f"{name}: {INDEX} names {wrong[:1]}; names of .safetensors files in the folder are needed")
         files = [WEIGHTS] if (folder / WEIGHTS).exists() else sorted(set(shards))
     tensors = elements = 0
     for file in files:
