@@ -236,6 +236,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "0"}
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"  # it alone grows to 1 GB with the shapes of many cases
         good = Path(scratch)
         list(in_child(lambda write: make_good(good)))  # in a child: threads that computed do not survive a fork
         import evaluate  # noqa: F401  (once, for all children)
