@@ -75,7 +75,11 @@ def load_split(name, split, text_column="text", label_column="label"):
     for flag, column in (("--text_column", text_column), ("--label_column", label_column)):
         if column not in data.column_names:
             raise UserError(f"{flag} {column}: {name} has the columns {', '.join(data.column_names)}")
-    return labelled(split, data[text_column][:], data[label_column][:], data.features[label_column])
+    try:
+        texts, labels = data[text_column][:], data[label_column][:]
+    except ValueError as error:  # in Parquet, strings that are none
+        raise UserError(f"{name}: cannot be read: {first_line(error)}") from error
+    return labelled(split, texts, labels, data.features[label_column])
 
 
 def quiet_datasets():

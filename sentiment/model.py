@@ -11,18 +11,20 @@ from transformers.utils import logging
 
 from sentiment import batches, hub, unpadded, untrusted
 from sentiment.cli import RunError, UserError, first_line
-from sentiment.data import READABLE_NAMES
+from sentiment.data import READABLE_NAMES, encode
 
 DEFAULT_FOLDER = "outputs/model"  # where train.py leaves a model, and the others look for one
 
 SHORTEST = 8  # tokens that a text may have, at least
+TRIAL = "A 🙂 \U0010ffff"  # signs that no vocabulary has among them
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
 def load(name, names=None, revision="main", attention_dropout=None):
-    """(tokenizer, classifier on the CPU) of a Hub id, at a `revision` of it, or of a folder. Raises UserError.
+    """(tokenizer, which cuts at the model's longest input, classifier on the CPU) of a Hub id, at a `revision` of it,
+    or of a folder. Raises UserError.
 
     names: classes to train for. A head for another number of classes, or none at all, is replaced by a new one, drawn
     from torch's generator. Without `names` a trained head must be there. attention_dropout: instead of the model's own.
@@ -46,13 +48,11 @@ def load(name, names=None, revision="main", attention_dropout=None):
 
 
 def load_trained(name, revision="main"):
-    """As `load`, for a model that was fine-tuned: (tokenizer that cuts at the model's longest input, classifier)."""
+    """As `load`, for a model that was fine-tuned."""
     if name == DEFAULT_FOLDER and not Path(name).exists():
         raise UserError(f"no model in {name} yet: run train.py, or name a model by --model_name_or_path")
     hub.connect(name)
-    tokenizer, classifier = load(name, revision=revision)
-    tokenizer.model_max_length = longest_input(tokenizer, classifier)
-    return tokenizer, classifier
+    return load(name, revision=revision)
 
 
 def load_tokenizer(name, folder):
@@ -99,18 +99,19 @@ def load_classifier(name, folder, names, weights, attention_dropout):
 
 
 def try_out(name, tokenizer, classifier):
-    """Refuse, by UserError or what the libraries raise, a model that cannot answer, on a text of one letter."""
+    """Have the tokenizer cut at the model's longest input, and try both. UserError, or what the libraries raise."""
     classes, rows = classifier.config.id2label.values(), classifier.get_input_embeddings().num_embeddings
     if len(set(classes)) < max(2, len(classes)) or not all(label.isprintable() for label in classes):
         raise UserError(f"{name}: id2label in config.json needs two or more different names")
-    if longest_input(tokenizer, classifier) < SHORTEST:
-        raise UserError(f"{name}: takes {longest_input(tokenizer, classifier)} tokens, {SHORTEST} at least are needed")
-    ids = tokenizer("a")["input_ids"]
-    highest = max(tokenizer.pad_token_id, *ids, *tokenizer.get_vocab().values())
+    tokenizer.model_max_length = longest_input(tokenizer, classifier)
+    if tokenizer.model_max_length < SHORTEST:
+        raise UserError(f"{name}: takes {tokenizer.model_max_length} tokens, {SHORTEST} at least are needed")
+    (ids,), _ = encode(tokenizer, [TRIAL])
+    highest = max(tokenizer.pad_token_id, *ids.tolist(), *tokenizer.get_vocab().values())
     if highest >= rows:
         raise UserError(f"{name}: the tokenizer has a token number {highest:,}, the model knows {rows:,} tokens")
     with torch.inference_mode():
-        logits = classifier.eval()(**batches.pad([torch.tensor(ids)], tokenizer.pad_token_id, "cpu")).logits
+        logits = classifier.eval()(**batches.pad([ids], tokenizer.pad_token_id, "cpu")).logits
     if logits.shape != (1, len(classes)) or not logits.isfinite().all():
         raise UserError(
             f"{name}: the model does not answer with {len(classes)} finite numbers: its weights are damaged"
