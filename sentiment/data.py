@@ -140,7 +140,7 @@ def read_file(path):
         zlib.error,
     ) as error:
         cause = error.__cause__ or error
-        if type(cause) is OSError:  # a full disk, say: not the file's fault
+        if type(cause) is OSError and cause.errno:  # a full disk, say; pyarrow's for a damaged file have no number
             raise cause from None
         reason = "it has no rows" if "no data" in str(cause) else first_line(cause)
         hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""
