@@ -129,9 +129,9 @@ def main(argv=None):
     device.keep_freed_memory()
     device.use_all_cores()
     accelerator = processes.start("no")  # see precision below
-    run = run_folder.read_json(folder / "run.json") or {}
     with processes.main_first(accelerator):
         tokenizer, classifier = model.load_trained(args.model_name_or_path)
+        run = run_folder.read_run(folder)  # now that its files have been looked at
         reviews, names, dataset = load_reviews(args, run)
         training = load_training_reviews(args, run) if args.baseline else None
     classes = model.class_names(classifier)

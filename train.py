@@ -89,9 +89,7 @@ def add_gradients(accelerator, classifier, passes, labels, batch_size):
 
 def sum_over_processes(accelerator, parameters, loss, stop):
     """Add up the gradients, in place, and the loss of all processes, and find out whether one of them was told to stop
-    (`stop` is not empty), in one flat reduction; returns (loss, whether).
-
-    A process without reviews adds zeros.
+    (`stop` is not empty), in one flat reduction; returns (loss, whether). A process without reviews adds zeros.
     """
     if accelerator.num_processes == 1:
         return loss.item(), bool(stop)

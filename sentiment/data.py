@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,11 @@ def load_split(name, split, text_column="text", label_column="label"):
     for flag, column in (("--text_column", text_column), ("--label_column", label_column)):
         if column not in data.column_names:
             raise UserError(f"{flag} {column}: {name} has the columns {', '.join(data.column_names)}")
-    return labelled(split, data[text_column][:], data[label_column][:], data.features[label_column])
+    try:
+        texts, labels = data[text_column][:], data[label_column][:]
+    except ValueError as error:  # in Parquet, strings that are none
+        raise UserError(f"{name}: cannot be read: {first_line(error)}") from error
+    return labelled(split, texts, labels, data.features[label_column])
 
 
 def quiet_datasets():
@@ -126,9 +131,16 @@ def read_file(path):
             columns = pandas.read_csv(path, nrows=0).columns
             options = {"keep_default_na": False, "converters": dict.fromkeys(columns, str)}
         data = datasets.load_dataset(reader, data_files=[glob.escape(str(path))], split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration, OSError, EOFError) as error:
+    except (
+        datasets.exceptions.DatasetGenerationError,
+        ValueError,
+        StopIteration,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
         cause = error.__cause__ or error
-        if type(cause) is OSError:  # a full disk, say: not the file's fault
+        if type(cause) is OSError and cause.errno:  # a full disk, say; pyarrow's for a damaged file have no number
             raise cause from None
         reason = "it has no rows" if "no data" in str(cause) else first_line(cause)
         hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""

@@ -82,6 +82,14 @@ def time_limit(seconds):
         session.timeout = usual
 
 
+def snapshot(name, revision, files):
+    """The folder in the cache with those of `files`, patterns, that the model `name` on the Hub has. UserError."""
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files))
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(unavailable(name, error, "sample/model")) from error
+
+
 def unavailable(name, error, sample):
     """One line that says why `name` cannot be loaded and how to go on."""
     if not Path(name).exists() and is_offline_mode():

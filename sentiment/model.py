@@ -4,56 +4,64 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from sentiment import checkpoint, hub, unpadded
+from sentiment import batches, checkpoint, hub, unpadded, untrusted
 from sentiment.cli import RunError, UserError, first_line
-from sentiment.data import READABLE_NAMES
+from sentiment.data import READABLE_NAMES, encode
 
 DEFAULT_FOLDER = "outputs/model"  # where train.py leaves a model, and the others look for one
+
+SHORTEST = 8  # tokens that a text may have, at least
+TRIAL = "A 🙂 \U0010ffff"  # signs that no vocabulary has among them
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
 def load(name, names=None, revision="main", attention_dropout=None):
-    """(tokenizer, classifier on the CPU) of a Hub id, at a `revision` of it, or of a folder. Raises UserError.
+    """(tokenizer, which cuts at the model's longest input, classifier on the CPU) of a Hub id, at a `revision` of it,
+    or of a folder. Raises UserError.
 
     names: classes to train for. A head for another number of classes, or none at all, is replaced by a new one, drawn
     from torch's generator. Without `names` a trained head must be there. attention_dropout: instead of the model's own.
     """
-    if Path(name).is_dir() and not Path(name, "config.json").exists():
-        raise UserError(f"{name}: no model in this folder (no config.json); train.py and save_pretrained write one")
     if Path(name).is_dir() and revision != "main":
         raise UserError(f"--revision {revision}: {name} is a folder; only models on the Hub have revisions")
-    classifier, tokenizer = load_classifier(name, names, revision, attention_dropout), load_tokenizer(name, revision)
-    rows = classifier.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the model knows {rows:,}")
+    if Path(name).is_file():
+        raise UserError(f"{name}: a file; the folder of a model is needed, or a Hub id")
+    folder = Path(name) if Path(name).is_dir() else hub.snapshot(name, revision, untrusted.FILES)
+    weights = untrusted.check(name, folder)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+            classifier = load_classifier(name, folder, names, weights, attention_dropout)
+            tokenizer = load_tokenizer(name, folder)
+            try_out(name, tokenizer, classifier)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a folder may make the libraries raise
+        raise UserError(f"{name}: cannot be loaded: {first_line(error)}") from error
     return tokenizer, classifier
 
 
 def load_trained(name, revision="main"):
-    """As `load`, for a model that was fine-tuned: (tokenizer that cuts at the model's longest input, classifier)."""
+    """As `load`, for a model that was fine-tuned."""
     if name == DEFAULT_FOLDER and not Path(name).exists():
         raise UserError(f"no model in {name} yet: run train.py, or name a model by --model_name_or_path")
     hub.connect(name)
-    tokenizer, classifier = load(name, revision=revision)
-    tokenizer.model_max_length = longest_input(tokenizer, classifier)
-    return tokenizer, classifier
+    return load(name, revision=revision)
 
 
-def load_tokenizer(name, revision):
-    """The fast tokenizer of a Hub id or folder. Raises UserError."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(hub.unavailable(name, error, "sample/model")) from error
+def load_tokenizer(name, folder):
+    """The fast tokenizer in a folder. Raises UserError."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise UserError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json, or no padding token")
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what AutoTokenizer makes of no files at all
@@ -61,38 +69,57 @@ def load_tokenizer(name, revision):
     return tokenizer
 
 
-def load_classifier(name, names, revision, attention_dropout):
-    """The classifier of a Hub id or folder; arguments as in `load`. Raises UserError."""
+def load_classifier(name, folder, names, weights, attention_dropout):
+    """The classifier in a folder; weights: as from untrusted.check; the others as in `load`. Raises UserError."""
     head = {}
     if names:
         ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         head = {"num_labels": len(names), "problem_type": "single_label_classification", **ids}
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **head)
-        for setting in ("attention_dropout", "attention_probs_dropout_prob"):  # DistilBERT's name for it, and BERT's
-            if attention_dropout is not None and hasattr(config, setting):
-                setattr(config, setting, attention_dropout)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            config=config,
-            revision=revision,
-            dtype="float32",
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are in the report, which is looked at below
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        hint = "; pickled weights are never read" if "model.safetensors" in str(error) else ""
-        raise UserError(hub.unavailable(name, error, "sample/model") + hint) from error
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **head)
+    for setting in ("attention_dropout", "attention_probs_dropout_prob"):  # DistilBERT's name for it, and BERT's
+        if attention_dropout is not None and hasattr(config, setting):
+            setattr(config, setting, attention_dropout)
+    untrusted.check_size(name, config, *weights)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        config=config,
+        dtype="float32",
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are in the report, which is looked at below
+        output_loading_info=True,
+    )
     unfit = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
-    encoder = sorted(key for key in unfit if key.startswith(model.base_model_prefix + ".") and "pooler" not in key)
+    left_over = {key for key in report["unexpected_keys"] if not key.endswith("position_ids")}  # those are no weights
+    encoder = [
+        key for key in unfit | left_over if key.startswith(model.base_model_prefix + ".") and "pooler" not in key
+    ]
     if encoder:
-        raise UserError(f"{name}: the weights do not fit config.json: {len(encoder)} tensors, such as {encoder[0]}")
+        raise UserError(f"{name}: the weights do not fit config.json: {len(encoder)} tensors, such as {min(encoder)}")
     if unfit and not names:
         raise UserError(f"{name}: no trained classification head: fine-tune it with train.py first")
     unpadded.install(model)
     return model
+
+
+def try_out(name, tokenizer, classifier):
+    """Have the tokenizer cut at the model's longest input, and try both. UserError, or what the libraries raise."""
+    classes, rows = classifier.config.id2label.values(), classifier.get_input_embeddings().num_embeddings
+    if len(set(classes)) < max(2, len(classes)) or not all(label.isprintable() for label in classes):
+        raise UserError(f"{name}: id2label in config.json needs two or more different names")
+    tokenizer.model_max_length = longest_input(tokenizer, classifier)
+    if tokenizer.model_max_length < SHORTEST:
+        raise UserError(f"{name}: takes {tokenizer.model_max_length} tokens, {SHORTEST} at least are needed")
+    (ids,), _ = encode(tokenizer, [TRIAL])
+    highest = max(tokenizer.pad_token_id, *ids.tolist(), *tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise UserError(f"{name}: the tokenizer has a token number {highest:,}, the model knows {rows:,} tokens")
+    with torch.inference_mode():
+        logits = classifier.eval()(**batches.pad([ids], tokenizer.pad_token_id, "cpu")).logits
+    if logits.shape != (1, len(classes)) or not logits.isfinite().all():
+        raise UserError(
+            f"{name}: the model does not answer with {len(classes)} finite numbers: its weights are damaged"
+        )
 
 
 def save(folder, tokenizer, classifier):

@@ -23,6 +23,19 @@ MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_
 FINISHED = -1
 LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
 
+IDENTITY = {"split": str, "rows": [int], "sha256": str}
+NAMES = ("dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column")
+RUN = {  # what is read of run.json
+    "settings": {**dict.fromkeys(NAMES, str), "seed": int, "max_length": int},
+    "labels": [str],
+    "reviews": {"train": IDENTITY, "eval": IDENTITY},
+    "commits": {"model": (str, type(None)), "dataset": (str, type(None))},
+    "command": [str],
+    "versions": dict,
+    "git_commit": (str, type(None)),
+    **{"device": str, "processes": int, "threads": int, "precision": str, "seconds": (int, float)},
+}
+
 
 def refuse_unwritable(folder):
     """Raise UserError if `folder` is not there and cannot be made, or cannot be written to."""
@@ -125,7 +138,7 @@ def write_json(path, value):
 def write_text(path, text):
     """As write_json, for text."""
     staged = path.with_name(f".tmp-{path.name}")
-    with open(staged, "w", encoding="utf-8") as file:
+    with open(staged, "w", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be no UTF-8
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -140,6 +153,31 @@ def read_json(path):
         return None
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def read_run(folder):
+    """run.json, {} if there is none. Raises UserError for one in which something that is used is missing or strange."""
+    run = read_json(folder / "run.json")
+    if run is None:
+        return {}
+    if place := misfit(run, RUN) or (
+        "the top: settings: dataset_name" if "\0" in run["settings"]["dataset_name"] else None
+    ):
+        raise UserError(
+            f"{folder}: run.json is not as train.py writes it, at {place}; without it evaluate.py works too"
+        )
+    return run
+
+
+def misfit(value, form, place="the top"):
+    """Where a JSON value is not of a form such as RUN, or None: {key: form}, [type of the items], type or types."""
+    if isinstance(form, dict) and isinstance(value, dict):
+        return next(
+            (found for key in form if (found := misfit(value.get(key, ...), form[key], f"{place}: {key}"))), None
+        )
+    if isinstance(form, list) and isinstance(value, list):
+        return next((place for item in value if not isinstance(item, form[0])), None)
+    return None if not isinstance(form, (dict, list)) and isinstance(value, form) else place
 
 
 def read_log(folder):

@@ -1,0 +1,113 @@
+"""Model folders that nobody should trust, each before each script: one line, exit code 2, and nothing else happens."""
+
+import io
+import shutil
+import socket
+import time
+
+import hostile
+import pytest
+import tiny
+
+import evaluate
+import predict
+import train
+from benchmarks import fuzz
+from sentiment import hub, model, run_folder
+from sentiment.cli import UserError
+
+MAIN = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+
+
+@pytest.fixture
+def nothing_asked(monkeypatch):
+    """No network, and a standard input that says yes; returns it."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+
+    def connect(*args):
+        raise AssertionError(f"a connection: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    answers = io.TextIOWrapper(io.BytesIO(b"y\n" * 100))
+    monkeypatch.setattr("sys.stdin", answers)
+    return answers
+
+
+@pytest.mark.parametrize("case", hostile.FOLDERS)
+@pytest.mark.parametrize("script", MAIN)
+def test_a_hostile_folder_is_one_line(script, case, trained, reviews, tmp_path, nothing_asked, refusal, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, canary = shutil.copytree(trained, tmp_path / "model"), tmp_path / "canary"
+    hostile.FOLDERS[case](folder, canary)
+    words = [
+        "--model_name_or_path",
+        folder,
+        "--dataset_name",
+        reviews,
+        "--output_dir",
+        "out",
+        "--mixed_precision",
+        "no",
+    ]
+    started = time.perf_counter()
+    error = refusal(MAIN[script], words[: {"train": 8, "evaluate": 6, "predict": 2}[script]])
+    assert time.perf_counter() - started < 5
+    assert error.startswith(f"{script}.py: error: {folder}: ")
+    assert not canary.exists()
+    assert not (tmp_path / "out").exists()
+    assert nothing_asked.buffer.tell() == 0
+
+
+def test_what_is_not_hostile_is_read(trained, tmp_path):
+    """A pickle beside safetensors, shards, a link to the folder, links of the Hub's cache: all are the same weights."""
+    wanted = model.load(str(trained))[1].state_dict()
+    beside = shutil.copytree(trained, tmp_path / "beside")
+    (beside / "pytorch_model.bin").write_bytes(b"never read")
+    shards = shutil.copytree(trained, tmp_path / "shards")
+    hostile.sharded(shards, "model-00001-of-00001.safetensors")
+    (tmp_path / "link").symlink_to(trained)
+    snapshot, blobs = tmp_path / "cache/snapshots/abc", tmp_path / "cache/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in (path for path in trained.iterdir() if path.is_file()):
+        shutil.copy(path, blobs)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    for folder in (beside, shards, tmp_path / "link", snapshot):
+        found = model.load(str(folder))[1].state_dict()
+        assert all(found[name].equal(tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("script", ["evaluate", "predict"])
+def test_names_of_classes_cannot_break_the_lines_of_the_answers(script, trained, tmp_path, refusal):
+    folder = shutil.copytree(trained, tmp_path / "model")
+    hostile.edit(folder, "config.json", id2label={"0": "a\nb", "1": "c"})
+    assert "id2label" in refusal(MAIN[script], ["--model_name_or_path", folder])
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("settings: seed", lambda run: run["settings"].update(seed="x")),
+        ("labels", lambda run: run.update(labels=[1])),
+        ("reviews: eval: rows", lambda run: run["reviews"]["eval"].update(rows=[None])),
+        ("reviews: train", lambda run: run["reviews"].update(train=[])),
+        ("git_commit", lambda run: run.pop("git_commit")),
+    ],
+)
+def test_a_strange_run_json_is_named_with_the_place(place, change, trained, tmp_path):
+    run = tiny.read(trained, "run.json")
+    run_folder.write_json(tmp_path / "run.json", run)
+    assert run_folder.read_run(tmp_path) == run
+    change(run)
+    run_folder.write_json(tmp_path / "run.json", run)
+    with pytest.raises(UserError, match=place):
+        run_folder.read_run(tmp_path)
+
+
+def test_some_of_the_fuzzing(tmp_path, monkeypatch):
+    """Cases 0 to 59 of benchmarks/fuzz.py, in this process: threads that have computed do not survive a fork."""
+    fuzz.make_good(tmp_path)
+    for number in range(60):
+        (tmp_path / str(number)).mkdir()
+        kind, _, wrong = fuzz.attempt(number, tmp_path, tmp_path / str(number))
+        assert wrong is None, f"case {number}, {kind}: {wrong}"
