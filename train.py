@@ -89,8 +89,13 @@ def add_gradients(accelerator, classifier, passes, labels, batch_size):
 
 def sum_over_processes(accelerator, parameters, loss, stop):
     """Add up the gradients, in place, and the loss of all processes, and find out whether one of them was told to stop
-    (`stop` is not empty), in one flat reduction; returns (loss, whether). A process without reviews adds zeros.
+    (`stop` is not empty), in one flat reduction; returns (loss, whether).
+
+    A process without reviews adds zeros. Parameters that no review reaches get zeros on any number of processes.
     """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
     if accelerator.num_processes == 1:
         return loss.item(), bool(stop)
     gradients = [parameter.grad for parameter in parameters]
@@ -111,10 +116,6 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
     """
     lengths = [len(review) for review in reviews]
     parameters = list(classifier.parameters())
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    # Each pass adds the rows of the words that it met to the gradient, rather than a table of zeros and those rows.
-    classifier.get_input_embeddings().sparse = accelerator.device.type == "cpu"
     optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
     updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
     state = accelerator, classifier, optimizer
@@ -130,7 +131,7 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
             mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
             loss = None
             while loss is None:  # again, from the update's start, where memory ran out
-                optimizer.zero_grad(set_to_none=False)
+                optimizer.zero_grad()
                 torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
                 precision = accelerator.mixed_precision
                 passes = unpadded.passes(classifier, reviews, mine, max_tokens, pad_token_id, precision)

@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, constants, get_session, is_offline_mode
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import logging, validate_repo_id
 
 from sentiment.cli import RunError, UserError, first_line
 
@@ -20,6 +20,8 @@ PROBE_SECONDS = 3  # of silence that count as no answer before any work
 ANSWER_SECONDS = 60  # of silence in a push that count as a lost connection
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the tries of a push
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write (hf.co/settings/tokens)"
+
+logging.set_verbosity_error()
 
 
 def connect(*names):

@@ -48,9 +48,9 @@ HEADER = 10 * 2**20  # bytes of a safetensors file's
 
 def check(name, folder):
     """Look at the files of `folder`; (tensors, their elements) in its weights. `name`: what the user calls it."""
-    stay_inside(name, folder)
     if not (folder / "config.json").exists():
-        raise UserError(f"{name}: no model in this folder (no config.json); train.py and save_pretrained write one")
+        raise UserError(f"{name}: no model there (no config.json); train.py and save_pretrained write one")
+    stay_inside(name, folder)
     for file, reason in REFUSED.items():
         if (folder / file).exists():
             raise UserError(f"{name}: {file}: {reason}")

@@ -2,13 +2,12 @@
 
 import hashlib
 import math
-import shutil
 
 import pytest
 import tiny
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import evaluate
 import predict
@@ -134,7 +133,10 @@ def assert_same_metrics(*folders):
 
 
 class Scarce:
-    """Stands in for a classifier's forward: where fails(pass, reviews) is true, memory runs out as torch says it."""
+    """Stands in for a classifier's forward: where fails(pass, reviews) is true, memory runs out as torch says it.
+
+    Pass 1 is the trial of the model that was loaded.
+    """
 
     def __init__(self, monkeypatch, fails):
         kind = transformers.DistilBertForSequenceClassification
@@ -169,7 +171,7 @@ def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
 def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeypatch):
     """The run goes on as one with the smaller passes from the start: to the bit."""
     tiny.train(distilbert, reviews, tmp_path / "small", max_tokens_per_device=32, **PLAIN)
-    scarce = Scarce(monkeypatch, lambda number, _: number == 2)
+    scarce = Scarce(monkeypatch, lambda number, _: number == 3)
     tiny.train(distilbert, reviews, tmp_path / "halved", max_tokens_per_device=64, **PLAIN)
     assert scarce.failures == 1
     losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in ("small", "halved")]
@@ -177,7 +179,7 @@ def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeyp
 
 
 def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(tmp_path, distilbert, reviews, monkeypatch):
-    Scarce(monkeypatch, lambda *_: True)
+    Scarce(monkeypatch, lambda number, _: number > 1)
     given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path / "run"}
     with pytest.raises(SystemExit) as stop:
         script.main(tiny.flags(**given, mixed_precision="no"))
@@ -321,15 +323,6 @@ def failing(model, folder, output_dir, refusal, **settings):
     assert status["reason"] in line
     assert not (output_dir / "model.safetensors").exists()
     return line
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, distilbert, reviews, refusal):
-    shutil.copytree(distilbert, tmp_path / "broken")
-    tensors = weights(distilbert)
-    tensors["distilbert.transformer.layer.0.ffn.lin1.weight"][0, 0] = math.inf
-    save_file(tensors, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
-    line = failing(tmp_path / "broken", reviews, tmp_path / "run", refusal)
-    assert "the loss of update 1 is nan" in line
 
 
 @pytest.mark.parametrize("updates", [1, 2])
