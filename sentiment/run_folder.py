@@ -89,7 +89,9 @@ def recorded(folder, run, active):
         refuse_used(folder, settings["overwrite_output_dir"], settings["resume"])  # one may have come since
         if settings["resume"]:
             if (read_json(folder / "status.json") or {}).get("status") == "finished":
-                checkpoint.refuse_changes(checkpoint.identity(read_json(folder / "run.json")), run)
+                before = read_json(folder / "run.json") or {}
+                if "model_sha256" in before:  # a run of an earlier version does not tell
+                    checkpoint.refuse_changes(checkpoint.identity(before), run)
                 checkpoint.remove_all(folder)  # a kill may have left them
                 print(f"the run in {folder} is finished: nothing is left to do")
                 yield FINISHED

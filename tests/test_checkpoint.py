@@ -305,6 +305,9 @@ def test_a_finished_run_says_so_and_changes_nothing(tmp_path, trained, distilber
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, **given, seed=3)
     assert "otherwise: seed 3 (was 42)" in refusal(script.main, [*given, "--mixed_precision=no"])
+    (folder / "run.json").write_text("{}")  # as an earlier version's, which does not tell what the run began with
+    script.main([*given, "--mixed_precision=no"])
+    assert f"the run in {folder} is finished" in capfd.readouterr().out
 
 
 def test_resume_starts_in_a_new_folder_and_never_in_one_that_holds_no_run(tmp_path, distilbert, reviews, refusal):
