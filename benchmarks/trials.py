@@ -154,7 +154,7 @@ def kills(work, count, draw):
         run = Run(work / "killed", "--resume")
         if number % 3:
             run.wait_for("s", draw.randint(1, 2))
-            time.sleep(draw.uniform(0, 0.7 * save))
+            time.sleep(draw.uniform(0, 0.4 * save))
         else:
             time.sleep(draw.uniform(0, seconds))
         run.send(signal.SIGKILL, run.processes)
