@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,7 +68,8 @@ def locked(folder):
         yield
     finally:
         if os.name != "nt":  # where an open file stays
-            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that has become read-only: what failed before has more to say
+                (folder / ".lock").unlink()
         lock.release()
 
 
