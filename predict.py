@@ -136,8 +136,6 @@ def main(argv=None):
     args = parse_args(argv)
     if not args.text and sys.stdin is None:
         raise UserError("no TEXT is given and standard input is closed; one of them is needed")
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # of oneDNN and of torch, by shape
-        os.environ.setdefault(cache, "64")  # of 1,024, which in bf16 are 900 MB once a stream has had many shapes
     device.keep_freed_memory()
     device.use_all_cores()
     precision = device.pick_precision()

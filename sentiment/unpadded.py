@@ -3,12 +3,15 @@
 Reviews are padded for the embeddings alone, [B, L, H]. A hook before the encoder packs the T real tokens, [1, T, H]; an
 attention function of transformers' AttentionInterface attends within each review. Stock heads and poolers read nothing
 but a review's first token, so the last block gets those, [1, B, H], and takes keys and values of all tokens.
+On a CPU oneDNN makes a kernel for every new shape, which takes longer than its use: tokens of a pass, and of a review
+within attention, are filled up there to multiples of TOKENS and LENGTHS. What fills them is not attended to.
 Logits and gradients are the padded model's. The hooks are plain functions: the model can be copied, and is saved as the
 stock one. Without `layout` among its inputs it computes as the stock one, too.
 """
 
 import inspect
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy
@@ -26,15 +29,16 @@ if varlen_attn and "scale" not in inspect.signature(varlen_attn).parameters:  # 
     varlen_attn = None
 
 NAME = "unpadded"
+TOKENS, LENGTHS = 64, 16
 TOGETHER = 512  # tokens of short reviews of equal length that a CPU attends to at once: more leave its caches
 ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"}
 
 
 class Layout(NamedTuple):
-    """Where the T real tokens of B reviews are."""
+    """Where the real tokens of B reviews are; T of them, filled up."""
 
-    tokens: torch.Tensor  # int64 [T]: their places among the B * L
-    starts: torch.Tensor  # int32 [B + 1]: each review's first among the T, and T
+    tokens: torch.Tensor  # int64 [T]: their places among the B * L; 0 for what fills them up
+    starts: torch.Tensor  # int32 [B + 1]: each review's first among the T, and the number of real ones
     longest: int  # L
     groups: list | None  # on a CPU: (reviews, tokens of each) of neighbours of equal length, which are computed at once
 
@@ -92,7 +96,9 @@ def layout(lengths, device):
     """The Layout of reviews of `lengths` tokens, padded to the longest."""
     longest = max(lengths)
     starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-    tokens = torch.cat([i * longest + torch.arange(length) for i, length in enumerate(lengths)]).to(device)
+    tokens = torch.cat([i * longest + torch.arange(length) for i, length in enumerate(lengths)])
+    if device.type == "cpu":
+        tokens = torch.nn.functional.pad(tokens, (0, -len(tokens) % TOKENS))
     groups = []
     for length in lengths:
         count = groups[-1][0] if groups and groups[-1][1] == length else 0
@@ -100,7 +106,7 @@ def layout(lengths, device):
             groups[-1] = count + 1, length
         else:
             groups.append((1, length))
-    return Layout(tokens, starts, longest, groups if device.type == "cpu" else None)
+    return Layout(tokens.to(device), starts, longest, groups if device.type == "cpu" else None)
 
 
 def pack(encoder, args, kwargs):
@@ -167,16 +173,29 @@ def by_review(query, key, value, groups, dropout):
         value = value / (1 - dropout)
     tokens = [count * length for count, length in groups]
     rows = tokens if len(query) == len(key) else [count for count, _ in groups]
+    tokens, rows = [*tokens, len(key) - sum(tokens)], [*rows, len(query) - sum(rows)]  # the last ones fill up
     attended = []
     with torch.autocast("cpu", enabled=False):  # it would compute the softmax in 32 bits, only to round it again
-        for q, k, v, (count, _) in zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=True):
-            q, k, v = (states.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1) for states in (q, k, v))
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # the products below are faster by more than this
-            weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)), -1)
+        parts = zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=False)
+        for *states, (count, length) in parts:
+            states = [part.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1) for part in states]
+            q, k, v = map(filled_up, states)
+            weights = torch.bmm(q, k.transpose(1, 2))
+            with torch.no_grad():  # a weight of 0 has no gradient
+                weights[:, :, length:] = -math.inf
+            weights = torch.softmax(weights, -1)
             if dropout:
                 weights = weights * kept(weights, dropout)
-            attended.append(torch.bmm(weights, v).unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1))
+            found = torch.bmm(weights, v)[:, : states[0].shape[1]]
+            attended.append(found.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1))
+    attended.append(query.new_zeros(rows[-1], *query.shape[1:]))
     return torch.cat(attended)
+
+
+def filled_up(states):
+    """[N, L, D] -> contiguous, with zeros behind the L rows up to a multiple of LENGTHS; one row (a query's) stays."""
+    rows = states.shape[1]
+    return torch.nn.functional.pad(states, (0, 0, 0, -rows % LENGTHS if rows > 1 else 0)).contiguous()
 
 
 class Dropout(torch.nn.Dropout):
