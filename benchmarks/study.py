@@ -1,0 +1,237 @@
+"""Which recipe is the most accurate? Train variants of train.py's with several seeds, score them, compare in pairs.
+
+    python benchmarks/study.py default learning_rate=1e-4 learning_rate=1e-4+tail --seeds 1 2 3 4 5 \\
+        --model FOLDER --train TRAIN.csv --scored VALIDATION.csv --results results.jsonl
+    python benchmarks/study.py --results results.jsonl --compare default
+
+A variant is `default`, or settings joined by +: train.py's flags, and what train.py has no flag for: tail (the last
+tokens of a long review, not the first), no_breaks (HTML line breaks read as spaces), reinit=N (of the last N blocks,
+Zhang et al. 2021), layer_decay=F (of the learning rate from each block to the one below, likewise), average=F (of the
+weights over the last share F of the updates), smoothing=F (of the labels), short_first (in the first epoch). One line
+of JSON for each run is added to --results; runs that are there are not run again. RECIPE.md has the outcome.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import math
+import multiprocessing
+import os
+import re
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+JOBS = 2
+os.environ["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // JOBS))  # before torch is imported
+
+import scipy.stats  # noqa: E402
+import tokenizers  # noqa: E402
+import torch  # noqa: E402
+
+import train  # noqa: E402
+
+TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "smoothing", "short_first")
+
+
+def parse(variant):
+    """ "learning_rate=1e-4+tail" -> train.py's flags as words, {"tail": 1.0}."""
+    settings = dict(part.partition("=")[::2] for part in variant.split("+") if part != "default")
+    tricks = {name: float(settings.pop(name) or 1) for name in TRICKS if name in settings}
+    return [word for name, value in settings.items() for word in (f"--{name}", value)], tricks
+
+
+def reinitialise(classifier, blocks):
+    """New weights, as before pretraining, for the last `blocks` of the encoder."""
+    for name, module in classifier.named_modules():
+        number = re.search(r"\.layer\.(\d+)\.", name)
+        if number and int(number[1]) >= classifier.config.num_hidden_layers - blocks:
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.normal_(module.weight, std=classifier.config.initializer_range)
+                torch.nn.init.zeros_(module.bias)
+            elif isinstance(module, torch.nn.LayerNorm):
+                module.reset_parameters()
+
+
+def read_breaks_as_spaces(tokenizer):
+    normalizers, backend = tokenizers.normalizers, tokenizer.backend_tokenizer
+    breaks = normalizers.Replace(tokenizers.Regex(r"<br\s*/?>"), " ")
+    backend.normalizer = normalizers.Sequence([breaks, *([backend.normalizer] if backend.normalizer else [])])
+
+
+def decay_by_layer(optimizer, classifier, factor):
+    """Multiply each block's rate by `factor` for each block above it; the head's stays, the embeddings' is least."""
+    top = classifier.config.num_hidden_layers + 1
+    depths = {}
+    for name, parameter in classifier.named_parameters():
+        number = re.search(r"\.layer\.(\d+)\.", name)
+        depths[parameter] = int(number[1]) + 1 if number else 0 if "embeddings" in name else top
+    groups = []
+    for group in optimizer.param_groups:
+        for depth in range(top + 1):
+            parameters = [p for p in group["params"] if depths[p] == depth]
+            groups += [{**group, "params": parameters, "scale": factor ** (top - depth)}] if parameters else []
+    optimizer.param_groups = groups
+
+    def scale(optimizer, *_):
+        for group in optimizer.param_groups:
+            group["lr"] *= group["scale"]
+
+    optimizer.register_step_pre_hook(scale)
+
+
+def average_weights(optimizer, parameters, first):
+    """The mean of the weights after update `first` and those behind it, in float64; it grows as the optimizer steps."""
+    means, updates = [torch.zeros_like(p, dtype=torch.float64) for p in parameters], 0
+
+    def add(*_):
+        nonlocal updates
+        updates += 1
+        if updates >= first:
+            for mean, parameter in zip(means, parameters, strict=True):
+                mean.lerp_(parameter.detach().double(), 1 / (updates - first + 1))
+
+    optimizer.register_step_post_hook(add)
+    return means
+
+
+def install(tricks):
+    """Make train.py, in this process, train by the tricks and score the last epoch only."""
+    load, loop, make_optimizer = train.model.load, train.train, train.make_optimizer
+    batches, cross_entropy = train.batches.global_batches, torch.nn.functional.cross_entropy
+
+    def loaded(*args, **kwargs):
+        tokenizer, classifier = load(*args, **kwargs)
+        if "tail" in tricks:
+            tokenizer.truncation_side = "left"
+        if "no_breaks" in tricks:
+            read_breaks_as_spaces(tokenizer)
+        if "reinit" in tricks:
+            reinitialise(classifier, tricks["reinit"])
+        return tokenizer, classifier
+
+    def trained(args, run, accelerator, classifier, reviews, labels, pad, evaluate, *more):
+        epochs_left, means, parameters = args.num_train_epochs, [], list(classifier.parameters())
+        updates = epochs_left * math.ceil(len(reviews) / args.train_batch_size)
+
+        def optimizer_of(parameters, weight_decay):
+            optimizer = make_optimizer(parameters, weight_decay)
+            if "layer_decay" in tricks:
+                decay_by_layer(optimizer, classifier, tricks["layer_decay"])
+            if "average" in tricks:
+                means.extend(average_weights(optimizer, parameters, round(updates * (1 - tricks["average"])) + 1))
+            return optimizer
+
+        def evaluated(max_tokens):
+            nonlocal epochs_left
+            epochs_left -= 1
+            if epochs_left:
+                return dict.fromkeys(train.metrics.FIGURES, math.nan)
+            with torch.no_grad():
+                for parameter, mean in zip(parameters, means, strict=False):
+                    parameter.copy_(mean)
+            torch.nn.functional.cross_entropy = cross_entropy
+            return evaluate(max_tokens)
+
+        train.make_optimizer = optimizer_of
+        torch.nn.functional.cross_entropy = smoothed
+        return loop(args, run, accelerator, classifier, reviews, labels, pad, evaluated, *more)
+
+    def smoothed(*args, **kwargs):
+        return cross_entropy(*args, **kwargs, label_smoothing=tricks.get("smoothing", 0.0))
+
+    def short_first(size, batch_size, seed, epoch):
+        if epoch == 1:  # the file is in that order
+            return [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
+        return batches(size, batch_size, seed, epoch)
+
+    train.model.load, train.train = loaded, trained
+    if "short_first" in tricks:
+        train.batches.global_batches = short_first
+
+
+def write_reviews(folder, args):
+    """The data set that train.py reads: shorter reviews first, which the order of the epochs makes no use of."""
+    for split, source in (("train", args.train), ("test", args.scored)):
+        with open(source, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(sorted(rows, key=lambda row: len(row["text"])))
+
+
+def run(job):
+    """One run, in a process of its own: what goes to --results."""
+    folder, model, variant, seed = job
+    words, tricks = parse(variant)
+    install(tricks)
+    with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(None):
+        paths = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", f"{output}/model"]
+        limits = ["--max_train_samples", 0, "--max_eval_samples", 0, "--checkpointing_steps", 10**6, "--seed", seed]
+        train.main.__wrapped__([str(word) for word in (*paths, *limits, *words)])  # without main's exit codes
+        scores = json.loads(Path(output, "model", "metrics.json").read_text())
+        log = [json.loads(line) for line in Path(output, "model", "log.jsonl").read_text().splitlines()]
+    figures = {name: scores[name] for name in ("accuracy", "f1", "calibration_error")}
+    totals = {name: sum(entry.get(name, 0) for entry in log) for name in ("tokens", "seconds")}
+    return {"variant": variant, "seed": seed, **figures, **totals}
+
+
+def compare(results, reference):
+    """A table: for each variant, and the seeds it shares with `reference`, the difference in points of accuracy."""
+    accuracies = {}
+    for row in results:
+        accuracies.setdefault(row["variant"], {})[row["seed"]] = 100 * row["accuracy"]
+    print("| variant | seeds | accuracy | spread (sd) | worst | difference, paired by seed | 95% interval |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for variant, by_seed in accuracies.items():
+        found = list(by_seed.values())
+        figures = f"{len(found)} | {statistics.mean(found):.2f}"
+        figures += f" | {statistics.stdev(found):.2f}" if len(found) > 1 else " | "
+        shared = by_seed.keys() & accuracies.get(reference, {}).keys()
+        gains = [by_seed[seed] - accuracies[reference][seed] for seed in shared]
+        difference = interval = ""
+        if variant != reference and len(gains) > 1:
+            margin = scipy.stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+            mean = statistics.mean(gains)
+            difference, interval = f"{mean:+.2f}", f"{mean - margin:+.2f} to {mean + margin:+.2f}"
+        print(f"| {variant} | {figures} | {min(found):.2f} | {difference} | {interval} |")
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT")
+    parser.add_argument("--model", help="folder of an encoder")
+    parser.add_argument("--train", type=Path, help="CSV of text and label")
+    parser.add_argument("--scored", type=Path, help="CSV of text and label, to choose by")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="JSON lines, of one model and data set; new ones are added"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--compare", metavar="VARIANT", help="print the table of --results against this variant")
+    args = parser.parse_args()
+    there = {(row["variant"], row["seed"]) for row in read(args.results)}
+    wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
+    with tempfile.TemporaryDirectory() as folder:
+        if wanted:
+            write_reviews(Path(folder), args)
+        jobs = [(folder, args.model, *job) for job in wanted if job not in there]
+        with multiprocessing.get_context("fork").Pool(JOBS, maxtasksperchild=1) as pool:
+            for row in pool.imap_unordered(run, jobs):
+                with open(args.results, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{row['variant']} seed {row['seed']}: {row['accuracy']:.4f}", file=sys.stderr, flush=True)
+    if args.compare:
+        compare(read(args.results), args.compare)
+
+
+if __name__ == "__main__":
+    main()
