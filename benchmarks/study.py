@@ -8,7 +8,8 @@ A variant is `default`, or settings joined by +: train.py's flags, and what trai
 tokens of a long review, not the first), no_breaks (HTML line breaks read as spaces), reinit=N (of the last N blocks,
 Zhang et al. 2021), layer_decay=F (of the learning rate from each block to the one below, likewise), average=F (of the
 weights over the last share F of the updates), smoothing=F (of the labels), short_first (in the first epoch). One line
-of JSON for each run is added to --results; runs that are there are not run again. RECIPE.md has the outcome.
+of JSON for each run is added to --results; runs that are there are not run again. study.md has the outcome so far,
+study.jsonl the runs behind it.
 """
 
 import argparse
@@ -26,15 +27,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-JOBS = 2
-os.environ["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // JOBS))  # before torch is imported
+import scipy.stats
+import tokenizers
+import torch
 
-import scipy.stats  # noqa: E402
-import tokenizers  # noqa: E402
-import torch  # noqa: E402
+import train
 
-import train  # noqa: E402
-
+JOBS = 2  # runs at once
 TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "smoothing", "short_first")
 
 
@@ -169,6 +168,9 @@ def run(job):
     """One run, in a process of its own: what goes to --results."""
     folder, model, variant, seed = job
     words, tricks = parse(variant)
+    threads = max(1, os.cpu_count() // JOBS)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for train.py, which takes all cores else
+    torch.set_num_threads(threads)
     install(tricks)
     with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(None):
         paths = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", f"{output}/model"]

@@ -1,0 +1,78 @@
+"""The tricks of benchmarks/study.py, against what they say they do; and one study of two variants."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+import transformers
+
+sys.path.insert(0, str(tiny.ROOT / "benchmarks"))
+
+import study
+
+
+@pytest.fixture
+def classifier(distilbert):
+    torch.manual_seed(0)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(distilbert)
+
+
+def test_the_rate_decays_from_block_to_block(classifier):
+    parameters = dict(classifier.named_parameters())
+    optimizer = study.train.make_optimizer(list(parameters.values()), 0.01)
+    study.decay_by_layer(optimizer, classifier, 0.5)
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(parameters)
+    wanted = {"embeddings": 0.125, "layer.0.": 0.25, "layer.1.": 0.5, "classifier": 1.0}
+    for name, parameter in parameters.items():
+        assert [rates[id(parameter)]] == [rate for part, rate in wanted.items() if part in name], name
+
+
+def test_the_average_is_that_of_the_last_updates():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    (mean,) = study.average_weights(optimizer, [weight], first=3)
+    seen = []
+    for update in range(1, 6):
+        weight.grad = torch.tensor([1.0, float(update)])
+        optimizer.step()
+        seen.append(weight.detach().clone())
+    assert torch.allclose(mean.float(), torch.stack(seen[2:]).mean(0))
+
+
+def test_only_the_last_blocks_are_new(classifier):
+    before = copy.deepcopy(classifier.state_dict())
+    study.reinitialise(classifier, 1)
+    changed = {name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all("layer.1." in name for name in changed)
+
+
+def test_line_breaks_read_as_spaces(distilbert):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(distilbert)
+    wanted = tokenizer("superb film").input_ids
+    assert tokenizer("superb<br /><br/>film").input_ids != wanted
+    study.read_breaks_as_spaces(tokenizer)
+    assert tokenizer("superb<br /><br/>film").input_ids == wanted
+
+
+def test_a_study_goes_on_where_it_was_cut_off(distilbert, tmp_path):
+    files = [tiny.write(tmp_path / f"{name}.csv", tiny.reviews(24, i)) for i, name in enumerate(("train", "scored"))]
+    results, variants = tmp_path / "results.jsonl", ["num_train_epochs=1", "num_train_epochs=1+average=0.5+tail"]
+    words = [sys.executable, tiny.ROOT / "benchmarks/study.py", *variants, "--model", distilbert, "--train", files[0]]
+    words += ["--scored", files[1], "--results", results, "--compare", variants[0], "--seeds"]
+    subprocess.run([*words, "1"], check=True, capture_output=True)
+    done = subprocess.run([*words, "1", "2"], check=True, capture_output=True, text=True)
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert sorted((row["variant"], row["seed"]) for row in rows) == [(v, seed) for v in variants for seed in (1, 2)]
+    assert all(0 <= row["accuracy"] <= 1 for row in rows)
+    assert done.stdout.count("\n") == 4
