@@ -176,4 +176,9 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:  # the thread that reads ahead may still be in torch, and Python's end aborts beneath it
+            os._exit(end.code)  # all that was to be told is written by now
+        raise

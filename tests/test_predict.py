@@ -195,6 +195,18 @@ def test_a_closed_pipe_ends_quietly_with_141(trained):
     assert (process.wait(60), process.stderr.read()) == (141, b"")
 
 
+def test_an_early_end_does_not_take_python_down_beneath_the_thread_that_reads_ahead(trained):
+    """Which would abort if it is in torch just then: what is registered for Python's end must not run."""
+    code = "import atexit, runpy, sys; atexit.register(print, 'taken down', file=sys.stderr); del sys.argv[0]; "
+    code += "runpy.run_path('predict.py', run_name='__main__')"
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", code, "predict.py", "--model_name_or_path", trained, "superb film"]
+    process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+
+
 def test_a_terminal_gets_a_prompt_and_an_answer_until_ctrl_d(trained):
     terminal, end = pty.openpty()
     process = start(trained, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
