@@ -53,8 +53,8 @@ def hub_answers():
     def ask():
         try:
             return get_session().head(constants.ENDPOINT).status_code < 500
-        except Exception:  # no route, no address, a bad HF_ENDPOINT (httpx's InvalidURL is no HTTPError): all mean no
-            return False
+        except Exception:  # no route, no address, a bad HF_ENDPOINT (httpx's InvalidURL): they have no type in common
+            return False  # nothing is hidden: the cache is asked instead, and what it lacks is named
 
     return any(soon(ask))
 

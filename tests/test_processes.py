@@ -86,6 +86,7 @@ num_processes: 2
         ([*LAUNCH, "--config_file", "multi.yaml", "--main_process_port", 0], 2),
     ],
 )
+# Without a number a launcher starts a process for each GPU, and two processes need two: the counts are a CPU's.
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with GPUs the launchers start other numbers of processes")
 def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(tmp_path, distilbert, reviews, launcher, count):
     (tmp_path / "multi.yaml").write_text(CONFIG)
@@ -107,6 +108,7 @@ def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(tmp_path, disti
         (["--mixed_precision", "fp16"], [], ["mixed_precision fp16", "computes"]),
     ],
 )
+# What is refused here is a CPU's: a GPU computes fp16, so that there is nothing to refuse.
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with a GPU fp16 is no mistake")
 def test_what_cannot_work_is_refused_with_what_does(tmp_path, distilbert, reviews, launcher, more, words):
     given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=tmp_path / "run")
