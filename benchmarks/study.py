@@ -101,7 +101,7 @@ def average_weights(optimizer, parameters, first):
 def install(tricks):
     """Make train.py, in this process, train by the tricks and score the last epoch only."""
     load, loop, make_optimizer = train.model.load, train.train, train.make_optimizer
-    batches, cross_entropy = train.batches.global_batches, torch.nn.functional.cross_entropy
+    global_batches, cross_entropy = train.batches.global_batches, torch.nn.functional.cross_entropy
 
     def loaded(*args, **kwargs):
         tokenizer, classifier = load(*args, **kwargs)
@@ -133,7 +133,7 @@ def install(tricks):
             with torch.no_grad():
                 for parameter, mean in zip(parameters, means, strict=False):
                     parameter.copy_(mean)
-            torch.nn.functional.cross_entropy = cross_entropy
+            torch.nn.functional.cross_entropy = cross_entropy  # the scores take it, too
             return evaluate(max_tokens)
 
         train.make_optimizer = optimizer_of
@@ -146,7 +146,7 @@ def install(tricks):
     def short_first(size, batch_size, seed, epoch):
         if epoch == 1:  # the file is in that order
             return [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
-        return batches(size, batch_size, seed, epoch)
+        return global_batches(size, batch_size, seed, epoch)
 
     train.model.load, train.train = loaded, trained
     if "short_first" in tricks:
