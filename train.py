@@ -41,7 +41,7 @@ def parse_args(argv):
     add("--learning_rate", type=number(float, 0, above=True), default=5e-5, help="AdamW's, at the end of the warm-up")
     add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's; not on biases and norms")
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
-    add("--num_train_epochs", type=number(int, 1), default=3, help="passes over the training reviews")
+    add("--num_train_epochs", type=number(int, 1), default=5, help="passes over the training reviews")
     add("--attention_dropout", type=number(float, 0, 0.9), help="instead of the model's own, which is the default")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
     add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
@@ -201,7 +201,7 @@ def main(argv=None):
     test_labels = [names.index(label) for label in test_reviews.labels]
     cut = (train_cut + test_cut) / (len(train_ids) + len(test_ids))
     say(f"reviews   {args.dataset_name}", *report, sep="\n          ")
-    say(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens and are cut")
+    say(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens: their end is read")
     say(f"model     {args.model_name_or_path}: {classifier.num_parameters():,} parameters")
     say("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
 

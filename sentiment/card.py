@@ -139,7 +139,7 @@ precision {run["precision"]}; {versions}; git commit {run["git_commit"] or "unkn
 
 
 def limits(run, scores):
-    cut = f"Texts of more than {run['settings']['max_length']} tokens are cut. " if run else ""
+    cut = f"Of a text of more than {run['settings']['max_length']} tokens the end is read. " if run else ""
     return f"""## Limits
 
 {cut}The scores hold for texts like those in {scores["dataset"]}; on others it was not tried. A probability is off by

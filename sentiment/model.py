@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Regex, normalizers
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, TokenizersBackend
 from transformers.utils import logging
 
 from sentiment import batches, checkpoint, hub, unpadded, untrusted
@@ -21,6 +22,7 @@ DEFAULT_FOLDER = "outputs/model"  # where train.py leaves a model, and the other
 
 SHORTEST = 8  # tokens that a text may have, at least
 TRIAL = "A 🙂 \U0010ffff"  # signs that no vocabulary has among them
+BREAKS = r"(?:<br\s*/?>\s*)+"  # HTML's line breaks
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -31,7 +33,8 @@ def load(name, names=None, revision="main", attention_dropout=None):
     or of a folder. Raises UserError.
 
     names: classes to train for. A head for another number of classes, or none at all, is replaced by a new one, drawn
-    from torch's generator. Without `names` a trained head must be there. attention_dropout: instead of the model's own.
+    from torch's generator, and the tokenizer becomes one `for_reviews`. Without `names` a trained head must be there.
+    attention_dropout: instead of the model's own.
     """
     if Path(name).is_dir() and revision != "main":
         raise UserError(f"--revision {revision}: {name} is a folder; only models on the Hub have revisions")
@@ -43,6 +46,8 @@ def load(name, names=None, revision="main", attention_dropout=None):
         with warnings.catch_warnings(action="ignore"):  # of what is refused below
             classifier = load_classifier(name, folder, names, weights, attention_dropout)
             tokenizer = load_tokenizer(name, folder)
+            if names:
+                tokenizer = for_reviews(tokenizer)
             try_out(name, tokenizer, classifier)
     except UserError:
         raise
@@ -67,6 +72,29 @@ def load_tokenizer(name, folder):
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what AutoTokenizer makes of no files at all
         raise UserError(f"{name}: no tokenizer there (no tokenizer.json); save the model's own beside it")
     return tokenizer
+
+
+class PreTrainedTokenizerFast(TokenizersBackend):
+    """The general tokenizer, saved under a name that transformers 4 knows, too."""
+
+
+def for_reviews(tokenizer):
+    """The tokenizer, but it keeps the end of a text that is too long, where a review tells most (Sun et al. 2019), and
+    reads line breaks of HTML as spaces.
+
+    It is of the general class, whose files hold that: BertTokenizer and others would make their own normaliser again.
+    """
+    read_breaks_as_spaces(tokenizer)
+    same = {name: getattr(tokenizer, name) for name in ("model_input_names", "model_max_length", "padding_side")}
+    same |= tokenizer.special_tokens_map
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, truncation_side="left", **same)
+
+
+def read_breaks_as_spaces(tokenizer):
+    backend = tokenizer.backend_tokenizer
+    if BREAKS not in str(backend.normalizer):  # it is in that of a model from train.py
+        own = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Replace(Regex(BREAKS), " "), *own])
 
 
 def load_classifier(name, folder, names, weights, attention_dropout):

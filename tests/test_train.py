@@ -304,15 +304,34 @@ def test_more_tokens_than_roberta_has_usable_positions_are_refused(tmp_path, rob
 
 
 def test_a_length_above_the_default_is_kept_by_evaluate(tmp_path):
-    """The end of a review of 600 tokens decides here, in training and afterwards."""
+    """The beginning of a review of 600 tokens decides here, in training and afterwards."""
     model = tiny.save_model(tmp_path / "long", "distilbert", positions=640)
-    rows = [(f"{'film ' * 590}{text}", label) for text, label in tiny.reviews(16, seed=6)]
+    rows = [(f"{text}{' film' * 590}", label) for text, label in tiny.reviews(16, seed=6)]
     tiny.write(tmp_path / "train.csv", rows[:10])
     tiny.write(tmp_path / "test.csv", rows[10:])
     folder = tiny.train(model, tmp_path, tmp_path / "run", max_length=640, num_train_epochs=1, learning_rate=1e-2)
     ended = tiny.read(folder, "metrics.json")
     evaluate.main(tiny.flags(model_name_or_path=folder))
     assert tiny.read(folder, "metrics.json") == ended
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "bert", "roberta"])
+def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(tmp_path, reviews, kind, request):
+    """For transformers alone, too; and a model that is trained further."""
+    base = request.getfixturevalue(kind)
+    folder = tiny.train(base, reviews, tmp_path / "run", num_train_epochs=1)
+    assert tiny.read(folder, "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"  # 4 knows no other
+    own, saved = map(transformers.AutoTokenizer.from_pretrained, (base, folder))
+    for text in [text for text, _ in tiny.reviews(20, seed=8)]:
+        assert dict(saved(text)) == dict(own(text))
+        assert saved(text.replace(" ", "<br/><br>", 1)).input_ids == own(text).input_ids
+        assert saved(text.replace(" ", "<br /><br />")).input_ids == own(text).input_ids
+    words = (tiny.WORDS * 40)[:700]
+    cls, *ids, sep = own(" ".join(words)).input_ids
+    length = saved.model_max_length
+    assert saved("<br />".join(words), truncation=True).input_ids == [cls, *ids[2 - length :], sep]
+    again = tiny.train(folder, reviews, tmp_path / "again", num_train_epochs=1)
+    assert (again / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
 
 
 def failing(model, folder, output_dir, refusal, **settings):
