@@ -1,15 +1,16 @@
 """Which recipe is the most accurate? Train variants of train.py's with several seeds, score them, compare in pairs.
 
-    python benchmarks/study.py default learning_rate=1e-4 learning_rate=1e-4+tail --seeds 1 2 3 4 5 \\
+    python benchmarks/study.py plain learning_rate=1e-4 learning_rate=1e-4+tail --seeds 1 2 3 4 5 \\
         --model FOLDER --train TRAIN.csv --scored VALIDATION.csv --results results.jsonl
-    python benchmarks/study.py --results results.jsonl --compare default
+    python benchmarks/study.py --results results.jsonl --compare plain
 
-A variant is `default`, or settings joined by +: train.py's flags, and what train.py has no flag for: tail (the last
-tokens of a long review, not the first), no_breaks (HTML line breaks read as spaces), reinit=N (of the last N blocks,
-Zhang et al. 2021), layer_decay=F (of the learning rate from each block to the one below, likewise), average=F (of the
-weights over the last share F of the updates), smoothing=F (of the labels), short_first (in the first epoch). One line
-of JSON for each run is added to --results; runs that are there are not run again. study.md has the outcome so far,
-study.jsonl the runs behind it.
+A variant is `plain` (a learning rate of 5e-5, 3 epochs, the first tokens of a long review), or what differs from that,
+joined by +: train.py's flags, and what it has none for: tail (the last tokens of a long review), no_breaks (HTML line
+breaks read as spaces), reinit=N (of the last N blocks, Zhang et al. 2021), layer_decay=F (of the learning rate from
+each block to the one below, likewise), average=F (of the weights over the last share F of the updates), smoothing=F (of
+the labels), short_first (in the first epoch). train.py's default is num_train_epochs=5+no_breaks+tail. For each
+run a line of JSON is added to --results; runs that are there are not run again. study.md has the outcome, study.jsonl
+the runs behind it.
 """
 
 import argparse
@@ -28,20 +29,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import scipy.stats
-import tokenizers
 import torch
 
 import train
 
 JOBS = 2  # runs at once
+PLAIN = ["--learning_rate", "5e-5", "--num_train_epochs", "3"]
 TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "smoothing", "short_first")
 
 
 def parse(variant):
     """ "learning_rate=1e-4+tail" -> train.py's flags as words, {"tail": 1.0}."""
-    settings = dict(part.partition("=")[::2] for part in variant.split("+") if part != "default")
+    settings = dict(part.partition("=")[::2] for part in variant.split("+") if part != "plain")
     tricks = {name: float(settings.pop(name) or 1) for name in TRICKS if name in settings}
-    return [word for name, value in settings.items() for word in (f"--{name}", value)], tricks
+    return PLAIN + [word for name, value in settings.items() for word in (f"--{name}", value)], tricks
 
 
 def reinitialise(classifier, blocks):
@@ -54,12 +55,6 @@ def reinitialise(classifier, blocks):
                 torch.nn.init.zeros_(module.bias)
             elif isinstance(module, torch.nn.LayerNorm):
                 module.reset_parameters()
-
-
-def read_breaks_as_spaces(tokenizer):
-    normalizers, backend = tokenizers.normalizers, tokenizer.backend_tokenizer
-    breaks = normalizers.Replace(tokenizers.Regex(r"<br\s*/?>"), " ")
-    backend.normalizer = normalizers.Sequence([breaks, *([backend.normalizer] if backend.normalizer else [])])
 
 
 def decay_by_layer(optimizer, classifier, factor):
@@ -100,6 +95,7 @@ def average_weights(optimizer, parameters, first):
 
 def install(tricks):
     """Make train.py, in this process, train by the tricks and score the last epoch only."""
+    train.model.for_reviews = lambda tokenizer: tokenizer
     load, loop, make_optimizer = train.model.load, train.train, train.make_optimizer
     global_batches, cross_entropy = train.batches.global_batches, torch.nn.functional.cross_entropy
 
@@ -108,7 +104,7 @@ def install(tricks):
         if "tail" in tricks:
             tokenizer.truncation_side = "left"
         if "no_breaks" in tricks:
-            read_breaks_as_spaces(tokenizer)
+            train.model.read_breaks_as_spaces(tokenizer)
         if "reinit" in tricks:
             reinitialise(classifier, tricks["reinit"])
         return tokenizer, classifier

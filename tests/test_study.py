@@ -57,14 +57,6 @@ def test_only_the_last_blocks_are_new(classifier):
     assert all("layer.1." in name for name in changed)
 
 
-def test_line_breaks_read_as_spaces(distilbert):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(distilbert)
-    wanted = tokenizer("superb film").input_ids
-    assert tokenizer("superb<br /><br/>film").input_ids != wanted
-    study.read_breaks_as_spaces(tokenizer)
-    assert tokenizer("superb<br /><br/>film").input_ids == wanted
-
-
 def test_a_study_goes_on_where_it_was_cut_off(distilbert, tmp_path):
     files = [tiny.write(tmp_path / f"{name}.csv", tiny.reviews(24, i)) for i, name in enumerate(("train", "scored"))]
     results, variants = tmp_path / "results.jsonl", ["num_train_epochs=1", "num_train_epochs=1+average=0.5+tail"]
