@@ -193,8 +193,8 @@ def main(argv=None):
         train_reviews, test_reviews, names, report = data.load_train_and_test(args)
         torch.manual_seed(args.seed)  # for the new head: the same on every process
         tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision, args.attention_dropout)
-    fingerprint = model.fingerprint(tokenizer, classifier)
-    args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer, classifier)
+    fingerprint, pad = model.fingerprint(tokenizer, classifier), tokenizer.pad_token_id
+    args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer.model_max_length)
     train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
     test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)
     train_labels = [names.index(label) for label in train_reviews.labels]
@@ -218,7 +218,6 @@ def main(argv=None):
     run |= {"commits": commits, "reviews": reviews, "model_sha256": fingerprint}
 
     def evaluate(max_tokens):
-        pad = tokenizer.pad_token_id
         logits = inference.shared_logits(accelerator, classifier, test_ids, pad, precision, max_tokens, stop)
         return metrics.score(logits, test_labels, names)
 
@@ -229,7 +228,6 @@ def main(argv=None):
             return
         accelerator.init_trackers("sentiment", config={k: v for k, v in settings.items() if v is not None})
         log = TrainingLog(accelerator, args.output_dir, args.num_train_epochs * len(train_ids))
-        pad = tokenizer.pad_token_id
         scores = train(args, run, accelerator, classifier, train_ids, train_labels, pad, evaluate, log, done, stop)
         if accelerator.is_main_process:
             model.save(args.output_dir, tokenizer, classifier)

@@ -42,6 +42,7 @@ PIECES = [
     b"[",
     b"]}",
     b"NaN",
+    b"[" * 100_000,
     b"1e999",
     b"-1",
 ]
@@ -104,8 +105,10 @@ def data_file(draw, good, folder):
 def run_records(draw, good, folder):
     """evaluate.py on a run folder whose records are mutated."""
     run = Path(shutil.copytree(good / "run", folder / "run"))
-    mutate(draw, run / draw.choice(["run.json", "run.json", "metrics.json", "log.jsonl"]))
-    return "evaluate", ["--model_name_or_path", run, "--baseline"][: draw.choice([2, 3])], b""
+    name = draw.choice(["run.json", "run.json", "metrics.json", "log.jsonl"])
+    mutate(draw, run / name)
+    flags = ["--plots"] if name == "log.jsonl" else draw.choice([[], ["--baseline"]])
+    return "evaluate", ["--model_name_or_path", run, *flags], b""
 
 
 def model_folder(draw, good, folder):

@@ -22,7 +22,7 @@ DEFAULT_FOLDER = "outputs/model"  # where train.py leaves a model, and the other
 
 SHORTEST = 8  # tokens that a text may have, at least
 TRIAL = "A 🙂 \U0010ffff"  # signs that no vocabulary has among them
-BREAKS = r"(?:<br\s*/?>\s*)+"  # HTML's line breaks
+BREAKS = r"(?i:<br\s*/?>\s*)+"  # HTML's line breaks
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -64,6 +64,10 @@ def load_trained(name, revision="main"):
     return load(name, revision=revision)
 
 
+class PreTrainedTokenizerFast(TokenizersBackend):
+    """The general tokenizer, saved under a name that transformers 4 knows, too."""
+
+
 def load_tokenizer(name, folder):
     """The fast tokenizer in a folder. Raises UserError."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -71,11 +75,9 @@ def load_tokenizer(name, folder):
         raise UserError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json, or no padding token")
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what AutoTokenizer makes of no files at all
         raise UserError(f"{name}: no tokenizer there (no tokenizer.json); save the model's own beside it")
+    if type(tokenizer) is TokenizersBackend:
+        tokenizer.__class__ = PreTrainedTokenizerFast
     return tokenizer
-
-
-class PreTrainedTokenizerFast(TokenizersBackend):
-    """The general tokenizer, saved under a name that transformers 4 knows, too."""
 
 
 def for_reviews(tokenizer):
@@ -85,14 +87,15 @@ def for_reviews(tokenizer):
     It is of the general class, whose files hold that: BertTokenizer and others would make their own normaliser again.
     """
     read_breaks_as_spaces(tokenizer)
-    same = {name: getattr(tokenizer, name) for name in ("model_input_names", "model_max_length", "padding_side")}
-    same |= tokenizer.special_tokens_map
+    names = "model_input_names", "model_max_length", "padding_side", "add_prefix_space"
+    same = {name: getattr(tokenizer, name) for name in names} | tokenizer.special_tokens_map
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, truncation_side="left", **same)
 
 
 def read_breaks_as_spaces(tokenizer):
     backend = tokenizer.backend_tokenizer
-    if BREAKS not in str(backend.normalizer):  # it is in that of a model from train.py
+    known = any("<br" in token for token in tokenizer.get_added_vocab())  # as a token, which a space would be then
+    if not known and BREAKS not in str(backend.normalizer):  # it is in that of a model from train.py
         own = [backend.normalizer] if backend.normalizer else []
         backend.normalizer = normalizers.Sequence([normalizers.Replace(Regex(BREAKS), " "), *own])
 
@@ -191,14 +194,15 @@ def class_names(model):
     return [READABLE_NAMES.get(name, name) for _, name in sorted(model.config.id2label.items())]
 
 
-def pick_max_length(requested, tokenizer, classifier):
+def pick_max_length(requested, longest):
     """Tokens per review in training, special ones included: `requested`, or 512, or fewer if the model takes fewer.
 
-    Raises UserError if more are requested than the model takes.
+    longest: what it takes, or was trained with; UserError if more are requested.
     """
-    longest = longest_input(tokenizer, classifier)
     if requested and requested > longest:
-        raise UserError(f"--max_length {requested}: the model takes at most {longest} tokens")
+        raise UserError(
+            f"--max_length {requested}: the model takes at most {longest} tokens, or was trained with no more"
+        )
     return requested or min(512, longest)
 
 

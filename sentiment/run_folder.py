@@ -35,6 +35,7 @@ RUN = {  # what is read of run.json
     "git_commit": (str, type(None)),
     **{"device": str, "processes": int, "threads": int, "precision": str, "seconds": (int, float)},
 }
+UPDATE = {"step": int, "loss": float, "learning_rate": float}  # and of log.jsonl
 
 
 def refuse_unwritable(folder):
@@ -128,7 +129,7 @@ def clear(folder, done):
 
 
 def write_status(folder, status, **more):
-    """status.json: running, finished or failed, since when, and `more` about it."""
+    """status.json: running, preempted, finished or failed, since when, and `more` about it."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(folder / "status.json", {"status": status, "time": now, **more})
 
@@ -154,7 +155,7 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from error
 
 
@@ -184,13 +185,16 @@ def misfit(value, form, place="the top"):
 
 
 def read_log(folder):
-    """Entries of log.jsonl, up to a line that a crash left torn; none if there is no such file."""
+    """Entries of log.jsonl, up to a line that a crash left torn or that is not train.py's; none without such a file."""
     path, entries = folder / "log.jsonl", []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if misfit(entry, {"step": int}) or ("loss" in entry and misfit(entry, UPDATE)):
+            break
+        entries.append(entry)
     return entries
 
 

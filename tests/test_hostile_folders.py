@@ -1,6 +1,7 @@
 """Model folders that nobody should trust, each before each script: one line, exit code 2, and nothing else happens."""
 
 import io
+import json
 import shutil
 import socket
 import time
@@ -102,6 +103,19 @@ def test_a_strange_run_json_is_named_with_the_place(place, change, trained, tmp_
     run_folder.write_json(tmp_path / "run.json", run)
     with pytest.raises(UserError, match=place):
         run_folder.read_run(tmp_path)
+
+
+def test_a_run_json_without_end_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not JSON"):
+        run_folder.read_run(tmp_path)
+
+
+@pytest.mark.parametrize("strange", ["5", "[" * 100_000, '{"epoch": 1, "loss": 0.3}', '{"step": 2, "loss": 0.5}'])
+def test_a_log_is_read_up_to_a_line_that_is_not_from_train(strange, trained, tmp_path):
+    first, second, *_ = (trained / "log.jsonl").read_text().splitlines()
+    (tmp_path / "log.jsonl").write_text("\n".join([first, strange, second]))
+    assert run_folder.read_log(tmp_path) == [json.loads(first)]
 
 
 def test_some_of_the_fuzzing(tmp_path, monkeypatch):

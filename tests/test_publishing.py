@@ -207,6 +207,7 @@ print(json.dumps([answer["label"] for answer in classify({texts!r})]))
         files = server.files("model", REPO)
         pictures = tiny.read(tmp_path / "out", "metrics.json")["pictures"].keys()
         assert files.keys() == PUSHED | pictures | {".gitattributes"}
+        assert b'"PreTrainedTokenizerFast"' in files["tokenizer_config.json"]  # a name that transformers 4 knows
         assert len(server.commits("model", REPO)) == 2  # that of its creation, and ours
         for content in (*files.values(), done.stdout.encode(), done.stderr.encode()):
             assert b"hf_write" not in content

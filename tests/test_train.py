@@ -324,7 +324,7 @@ def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(t
     own, saved = map(transformers.AutoTokenizer.from_pretrained, (base, folder))
     for text in [text for text, _ in tiny.reviews(20, seed=8)]:
         assert dict(saved(text)) == dict(own(text))
-        assert saved(text.replace(" ", "<br/><br>", 1)).input_ids == own(text).input_ids
+        assert saved(text.replace(" ", "<br/><BR>", 1)).input_ids == own(text).input_ids
         assert saved(text.replace(" ", "<br /><br />")).input_ids == own(text).input_ids
     words = (tiny.WORDS * 40)[:700]
     cls, *ids, sep = own(" ".join(words)).input_ids
