@@ -1,9 +1,11 @@
 """The tokenizer and the classifier of a Hub id or a folder, checked before anything is spent on them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def load(name, names=None, revision="main", attention_dropout=None):
     folder = Path(name) if Path(name).is_dir() else hub.snapshot(name, revision, untrusted.FILES)
     weights = untrusted.check(name, folder)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+        with silenced(), warnings.catch_warnings(action="ignore"):  # of what is refused below
             classifier = load_classifier(name, folder, names, weights, attention_dropout)
             tokenizer = load_tokenizer(name, folder)
             if names:
@@ -51,9 +53,28 @@ def load(name, names=None, revision="main", attention_dropout=None):
             try_out(name, tokenizer, classifier)
     except UserError:
         raise
-    except Exception as error:  # whatever a folder may make the libraries raise
+    except BaseException as error:  # whatever a folder may make the libraries raise: panics of Rust are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UserError(f"{name}: cannot be loaded: {first_line(error)}") from error
     return tokenizer, classifier
+
+
+@contextlib.contextmanager
+def silenced():
+    """Nothing reaches the process's standard error: a panic of Rust prints there, whoever catches it."""
+    if sys.stderr is None:  # it is closed, and its number may be another file's
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def load_trained(name, revision="main"):

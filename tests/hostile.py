@@ -168,6 +168,7 @@ FOLDERS = {
     "tokenizer is nested": lambda f, c: (f / "tokenizer.json").write_text('{"x": ' + nested(900) + "}"),
     "tokenizer of 100 MB": lambda f, c: (f / "tokenizer.json").write_bytes(bytes(10**8)),
     "tokenizer of lists": lambda f, c: (f / "tokenizer.json").write_text('{"x": [' + "[]," * 10**7 + "[]]}"),
+    "tokenizer that panics": lambda f, c: tokens(f, lambda t: t["post_processor"].update(special_tokens={})),
     "tokenizer of wrong types": lambda f, c: tokens(f, lambda t: t["model"].update(vocab=[1, 2])),
     "tokens beyond the model": lambda f, c: tokens(f, renumber),
     "special tokens beyond the model": strange_template,

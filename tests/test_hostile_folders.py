@@ -59,6 +59,14 @@ def test_a_hostile_folder_is_one_line(script, case, trained, reviews, tmp_path, 
     assert nothing_asked.buffer.tell() == 0
 
 
+def test_a_panic_of_rust_is_one_line_of_the_process(trained, tmp_path):
+    """It prints by itself, beneath Python."""
+    folder = shutil.copytree(trained, tmp_path / "model")
+    hostile.FOLDERS["tokenizer that panics"](folder, None)
+    done = tiny.script("predict", "--model_name_or_path", folder, text="good film\n")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
 def test_what_is_not_hostile_is_read(trained, tmp_path):
     """A pickle beside safetensors, shards, a link to the folder, links of the Hub's cache: all are the same weights."""
     wanted = model.load(str(trained))[1].state_dict()
