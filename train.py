@@ -193,12 +193,13 @@ def main(argv=None):
         train_reviews, test_reviews, names, report = data.load_train_and_test(args)
         torch.manual_seed(args.seed)  # for the new head: the same on every process
         tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision, args.attention_dropout)
-    fingerprint, pad = model.fingerprint(tokenizer, classifier), tokenizer.pad_token_id
+    fingerprint = model.fingerprint(tokenizer, classifier)
     args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer.model_max_length)
     train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
     test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)
     train_labels = [names.index(label) for label in train_reviews.labels]
     test_labels = [names.index(label) for label in test_reviews.labels]
+    pad = tokenizer.pad_token_id
     cut = (train_cut + test_cut) / (len(train_ids) + len(test_ids))
     say(f"reviews   {args.dataset_name}", *report, sep="\n          ")
     say(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens: their end is read")

@@ -8,9 +8,9 @@ A variant is `plain` (a learning rate of 5e-5, 3 epochs, the first tokens of a l
 joined by +: train.py's flags, and what it has none for: tail (the last tokens of a long review), no_breaks (HTML line
 breaks read as spaces), reinit=N (of the last N blocks, Zhang et al. 2021), layer_decay=F (of the learning rate from
 each block to the one below, likewise), average=F (of the weights over the last share F of the updates), smoothing=F (of
-the labels), short_first (in the first epoch). train.py's default is num_train_epochs=5+no_breaks+tail. For each
-run a line of JSON is added to --results; runs that are there are not run again. study.md has the outcome, study.jsonl
-the runs behind it.
+the labels), short_first (in the first epoch). train.py's default is num_train_epochs=5+no_breaks+tail. For each run a
+line of JSON is added to --results; runs that are there are not run again. study.md has the outcome, study.jsonl the
+runs behind it.
 """
 
 import argparse

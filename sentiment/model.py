@@ -96,7 +96,7 @@ def load_tokenizer(name, folder):
         raise UserError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json, or no padding token")
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what AutoTokenizer makes of no files at all
         raise UserError(f"{name}: no tokenizer there (no tokenizer.json); save the model's own beside it")
-    if type(tokenizer) is TokenizersBackend:
+    if type(tokenizer) is TokenizersBackend:  # which AutoTokenizer makes of PreTrainedTokenizerFast's files
         tokenizer.__class__ = PreTrainedTokenizerFast
     return tokenizer
 

@@ -35,7 +35,7 @@ RUN = {  # what is read of run.json
     "git_commit": (str, type(None)),
     **{"device": str, "processes": int, "threads": int, "precision": str, "seconds": (int, float)},
 }
-UPDATE = {"step": int, "loss": float, "learning_rate": float}  # and of log.jsonl
+UPDATE = {"step": int, "loss": float, "learning_rate": float}  # and of an update in log.jsonl
 
 
 def refuse_unwritable(folder):

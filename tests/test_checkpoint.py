@@ -387,12 +387,10 @@ def can_mount(folder):
 
 
 @pytest.mark.parametrize(("trials", "count"), [("kills damage", 3), ("signals", 2), ("restarts", 1), ("disk", 2)])
-# The trials fork processes that have torch loaded and mount file systems: other systems have no such calls.
-@pytest.mark.skipif(sys.platform != "linux", reason="the trials fork")
+@pytest.mark.skipif(sys.platform != "linux", reason="the trials fork with torch loaded and mount: only Linux does both")
 def test_a_short_form_of_each_trial(tmp_path, trials, count):
-    # A disk is filled up by mounting a small one, which takes root; the other trials do without and always run.
     if trials == "disk" and not can_mount(tmp_path):
-        pytest.skip("file systems cannot be mounted here")
+        pytest.skip("a full disk is a small one that is mounted, which takes root; the other trials do without")
     done = tiny.process(sys.executable, tiny.ROOT / "benchmarks" / "trials.py", *trials.split(), "--count", count)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == trials.split()

@@ -86,8 +86,7 @@ num_processes: 2
         ([*LAUNCH, "--config_file", "multi.yaml", "--main_process_port", 0], 2),
     ],
 )
-# Without a number a launcher starts a process for each GPU, and two processes need two: the counts are a CPU's.
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="with GPUs the launchers start other numbers of processes")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the counts are a CPU's; with GPUs one starts for each")
 def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(tmp_path, distilbert, reviews, launcher, count):
     (tmp_path / "multi.yaml").write_text(CONFIG)
     given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": "run"}
@@ -108,8 +107,7 @@ def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(tmp_path, disti
         (["--mixed_precision", "fp16"], [], ["mixed_precision fp16", "computes"]),
     ],
 )
-# What is refused here is a CPU's: a GPU computes fp16, so that there is nothing to refuse.
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="with a GPU fp16 is no mistake")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU computes fp16: there is nothing to refuse")
 def test_what_cannot_work_is_refused_with_what_does(tmp_path, distilbert, reviews, launcher, more, words):
     given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=tmp_path / "run")
     done = tiny.process(*LAUNCH, *launcher, tiny.ROOT / "train.py", *given, *more, cwd=tmp_path)

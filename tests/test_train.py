@@ -320,7 +320,8 @@ def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(t
     """For transformers alone, too; and a model that is trained further."""
     base = request.getfixturevalue(kind)
     folder = tiny.train(base, reviews, tmp_path / "run", num_train_epochs=1)
-    assert tiny.read(folder, "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"  # known to 4
+    # A class that transformers 4 knows, too.
+    assert tiny.read(folder, "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     own, saved = map(transformers.AutoTokenizer.from_pretrained, (base, folder))
     for text in [text for text, _ in tiny.reviews(20, seed=8)]:
         assert dict(saved(text)) == dict(own(text))

@@ -191,8 +191,8 @@ def test_the_gpus_kernel_is_told_where_reviews_start(tmp_path, kind, monkeypatch
     assert torch.allclose(compute(ours, reviews), wanted, rtol=0, atol=1e-5)
 
 
-# What surrounds the kernel is tested above on any machine, with one written out; this is for the kernel itself.
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen_attn has a kernel for NVIDIA GPUs alone")
+# What surrounds the kernel is tested above on any machine, with one written out.
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen_attn's own kernel, which is for NVIDIA GPUs alone")
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
     stock, ours = (model.cuda() for model in pair(tmp_path, kind))
