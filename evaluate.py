@@ -22,9 +22,9 @@ def parse_args(argv):
     add = parser.add_argument
     add("--model_name_or_path", default=model.DEFAULT_FOLDER, help="folder that train.py wrote, or Hub id")
     add("--dataset_name", help="Hub id, folder or file (default: what the model was trained on)")
-    add("--split", default="test", help="of a Hub id or a folder; a file has only one")
-    add("--text_column", help="column of the texts (default: as in training, else text)")
-    add("--label_column", help="column of the labels (default: as in training, else label)")
+    add("--split", default="test", help="train, validation or test; a file is all train")
+    add("--text_column", help="column of the texts (default: as in training; text for other data)")
+    add("--label_column", help="column of the labels (default: as in training; label for other data)")
     add("--max_eval_samples", type=number(int, 0), help="drawn stratified; 0: all (default: those train.py scored)")
     add("--output_dir", type=Path, help="for metrics.json (default: the model's folder, or outputs/evaluation)")
     add("--baseline", action="store_true", help="compare with majority class and TF-IDF regression, trained alike")
@@ -45,19 +45,19 @@ def load_reviews(args, run):
     trained_on = settings if settings and Path(dataset).resolve() == Path(settings["dataset_name"]).resolve() else {}
     text_column = args.text_column or trained_on.get("text_column", "text")
     label_column = args.label_column or trained_on.get("label_column", "label")
-    if trained_on and args.split == "test" and args.max_eval_samples is None:
+    one_file = Path(dataset).is_file()
+    split = "test" if one_file and args.split != "train" else args.split
+    if trained_on and split == "test" and args.max_eval_samples is None:
         reviews = data.find_again(dataset, run["reviews"]["eval"], text_column, label_column)
         reviews.split = data.scored_split(reviews)
         return reviews, run["labels"], dataset
-    one_file = Path(dataset).is_file()
-    split = "train" if one_file else args.split
-    reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
-    held_out = one_file and trained_on and args.split != "train"
-    if reviews and held_out:  # never score by chance what was trained on
-        seen = set(run["reviews"]["train"]["rows"])
-        reviews = reviews.at([i for i, row in enumerate(reviews.rows) if row not in seen])
+    held_out = trained_on and split == "test" and run["reviews"]["eval"]["split"] == "train"
+    reviews, names, _ = data.load_split(dataset, "train" if one_file or held_out else split, text_column, label_column)
+    if held_out:  # never score by chance what was trained on, under another number neither
+        seen = set(load_training_reviews(args, run).texts)
+        reviews = reviews.at([i for i, text in enumerate(reviews.texts) if text not in seen])
     if not reviews:
-        raise UserError(f"--split {split}: {dataset} has no such split, or no review with a text and a label in it")
+        raise UserError(f"--split {args.split}: {dataset} has no such split, or no review with text and label in it")
     reviews.split = data.HELD_OUT if held_out else args.split
     return data.draw(reviews, args.max_eval_samples, f"{settings.get('seed', 42)}/test"), names, dataset
 

@@ -1,7 +1,7 @@
 """Fine-tune an encoder to tell positive texts from negative ones, with a hand-written loop on Accelerate.
 
     accelerate launch --config_file accelerate_config.yaml train.py
-    python train.py --model_name_or_path sample/model --dataset_name sample/reviews --learning_rate 1e-3
+    python train.py --model_name_or_path sample/model --dataset_name sample/reviews --learning_rate 3e-4
 
 Top to bottom: read and check the reviews, load the encoder, train, score the test reviews, save. README.md describes
 the settings and the files that are left in --output_dir.
@@ -28,7 +28,8 @@ def parse_args(argv):
     add("--label_column", default="label", help="column of the labels: integers or strings")
     add("--max_train_samples", type=number(int, 0), default=1000, help="training reviews, drawn stratified; 0: all")
     add("--max_eval_samples", type=number(int, 0), default=100, help="test reviews, drawn stratified; 0: all")
-    add("--max_length", type=number(int, 8), help="tokens per review (default: 512, or fewer if the model takes fewer)")
+    tokens = "tokens per review (default: 512, or fewer if the model takes fewer)"
+    add("--max_length", type=number(int, model.SHORTEST), help=tokens)
     add("--output_dir", type=Path, default=Path(model.DEFAULT_FOLDER), help="where everything of the run goes")
     either = parser.add_mutually_exclusive_group().add_argument
     either("--overwrite_output_dir", action="store_true", help="replace the run that --output_dir holds")
@@ -181,7 +182,7 @@ def main(argv=None):
     precision = device.pick_precision(args.mixed_precision)
     tracked = args.output_dir / run_folder.TRACKED
     accelerator = processes.start(precision, log_with=pick_tracker(args.report_to), project_dir=tracked)
-    say = processes.printer(accelerator)
+    say = accelerator.on_main_process(print)
     hardware = {
         "device": device.describe(),
         "processes": accelerator.num_processes,

@@ -204,7 +204,7 @@ def in_child(work):
         yield json.dumps(["the process", None, f"ended by {ended}"])
 
 
-def fuzz(first, until, good, say=print):
+def fuzz(first, until, good):
     """Cases from number `first` on, while `until()` is not true of their number; Counter of what they ended in."""
     counts, number = Counter(), first
 
@@ -227,7 +227,7 @@ def fuzz(first, until, good, say=print):
             kind, code, wrong = json.loads(line)
             counts[kind, "finding" if wrong else f"exit code {code}"] += 1
             if wrong:
-                say(f"case {number}, {kind}: {wrong}", flush=True)
+                print(f"case {number}, {kind}: {wrong}", flush=True)
             number += 1
     return counts
 

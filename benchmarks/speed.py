@@ -83,7 +83,7 @@ def matrix_product_peak(precision):
     return max(rates)
 
 
-# --- The contestants in training; each prints a JSON list of [real tokens, seconds], one for every update
+# --- The contestants in training; each returns [(real tokens, seconds)], one for every update
 
 
 def plain_loop(model, folder):
@@ -166,14 +166,12 @@ def ours(model, folder):
     with tempfile.TemporaryDirectory() as output:
         words = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", output]
         words += ["--max_train_samples", 0, "--num_train_epochs", 1, "--train_batch_size", BATCH]
-        dropout = transformers.AutoConfig.from_pretrained(model).attention_dropout
-        words += ["--overwrite_output_dir", "--attention_dropout", dropout]
         subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
         entries = [json.loads(line) for line in Path(output, "log.jsonl").read_text().splitlines()]
     return [(entry["tokens"], entry["seconds"]) for entry in entries if "loss" in entry]
 
 
-# --- The contestants in prediction; each prints [texts, seconds] of its answers, without loading
+# --- The contestants in prediction; each returns [(texts, seconds)] of its answers, without loading
 
 
 def pipeline(model, folder, batch_size, precision):

@@ -150,7 +150,7 @@ def install(tricks):
 
 
 def write_reviews(folder, args):
-    """The data set that train.py reads: shorter reviews first, which the order of the epochs makes no use of."""
+    """The data set that train.py reads: shorter reviews first, an order that short_first alone makes use of."""
     for split, source in (("train", args.train), ("test", args.scored)):
         with open(source, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -216,6 +216,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--compare", metavar="VARIANT", help="print the table of --results against this variant")
     args = parser.parse_args()
+    if args.variants and not (args.model and args.train and args.scored):
+        parser.error("variants need --model, --train and --scored")
     there = {(row["variant"], row["seed"]) for row in read(args.results)}
     wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
     with tempfile.TemporaryDirectory() as folder:

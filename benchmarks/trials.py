@@ -1,11 +1,11 @@
 """Is anything lost? Kill, stop, starve and damage runs of train.py on the sample, resume them, compare, count.
 
     python benchmarks/trials.py                     all trials, twenty minutes
-    python benchmarks/trials.py kills bytes --count 10
+    python benchmarks/trials.py kills damage --count 10
 
 Every run that was disturbed must end with the weights of the run that nobody disturbed, bit for bit, and with its
-log.jsonl but for the seconds. The trials of one machine fork their runs off this process, which has the libraries
-imported, so Linux is needed; disk mounts small file systems, as root.
+log.jsonl but for the seconds. Runs are forked off this process, which has the libraries imported (all but those that
+torchrun starts), so Linux is needed; disk mounts small file systems, as root.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WORDS = [
     *("--max_train_samples", 96, "--max_eval_samples", 48, "--train_batch_size", 8, "--num_train_epochs", 2),
     *("--max_tokens_per_device", 200, "--checkpointing_steps", 5, "--learning_rate", 3e-4),
 ]
-# Functions of train.py that tell this process when they begin (by a letter) and end (by a capital).
+# What train.py calls: functions that tell this process when they begin (by a letter) and end (by a capital).
 MOMENTS = {"u": (batches, "dropout_seed"), "s": (checkpoint, "write"), "e": (inference, "shared_logits")}
 
 

@@ -30,7 +30,7 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM, DistilBertToke
 
 SPLIT_SIZES = {"train": 1000, "test": 200}
 LABELS = ("negative", "positive")
-WORD_LIMITS = (20, 200)
+MOST_WORDS = 200
 MAX_LENGTH = 256
 
 
@@ -515,8 +515,6 @@ class Writer:
     def __init__(self, seed: int):
         """Start from a seed."""
         self.rng = random.Random(seed)
-        self.used = set()
-        self.words = WORDS
 
     def chance(self, probability: float) -> bool:
         """Return True with the given probability."""
@@ -608,7 +606,7 @@ class Writer:
             else:
                 sentence = self.opinion(good)
                 judged = judged or sentence is not None
-            if sentence is not None and count_words(start + body + end + [sentence]) <= WORD_LIMITS[1]:
+            if sentence is not None and count_words(start + body + end + [sentence]) <= MOST_WORDS:
                 body.append(sentence)
         return " ".join(start + body + end)
 

@@ -3,7 +3,7 @@
     checkpoints/step-00000063/
         weights.safetensors     parameters and buffers
         optimizer.safetensors   AdamW's state of each parameter
-        manifest.json           step, token budgets, fp16's scaler, settings; size and SHA-256 of all three
+        manifest.json           step, token budgets, fp16's scaler, settings; size and SHA-256 of those, its own SHA-256
 
 Everything else (the order of reviews, the learning rate, dropout) is a pure function of the settings and the step.
 """

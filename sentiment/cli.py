@@ -10,6 +10,8 @@ import threading
 import time
 from contextlib import contextmanager
 
+from accelerate.utils.memory import should_reduce_batch_size
+
 
 class UserError(Exception):
     """A mistake of the user's. The message says what was given, what is possible and what to do. Exit code 2."""
@@ -66,11 +68,19 @@ def stop_flag():
             signal.signal(number, signal.SIG_IGN if received else handler)
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """argparse's, which shows the default of each flag, but not that a flag is off or has none."""
+
+    def _get_help_string(self, action):
+        none = action.default is None or action.default is False
+        return action.help if none else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes --a_b and --a-b alike, no abbreviations, and reports a mistake in one line."""
 
     def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
         args = list(sys.argv[1:] if args is None else args)
@@ -119,6 +129,10 @@ def script(main):
             message, code = error, 2
         except (RunError, OSError) as error:
             message, code = error, 1
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not should_reduce_batch_size(error):
+                raise
+            message, code = f"out of memory: {first_line(error)}", 1
         except KeyboardInterrupt:
             message, code = "interrupted", 130
         except Stopped as error:

@@ -217,7 +217,7 @@ def load_train_and_test(args):
     train, names, left_out = load_split(name, "train", *columns)
     test, _, test_left_out = load_split(name, "test", *columns)
     if train is None:
-        raise UserError(f"{name}: no training split; a file named train ({', '.join(READERS)}) is needed")
+        raise UserError(f"{name}: no training split; in a folder, a file train.csv, .jsonl or .parquet is it")
     report = [f"train: {train.summary()}{left_out_in_words(left_out)}"]
     if test is None:
         cut = set(stratified(train.labels, math.ceil(CUT_OFF * len(train)), f"{args.seed}/cut off"))
@@ -261,9 +261,11 @@ def find_again(name, identity, text_column, label_column):
         reviews.at([position[row] for row in identity["rows"]]) if position.keys() >= set(identity["rows"]) else None
     )
     if found is None or found.identity() != identity:
+        train = identity["split"] == "train"
+        way = "leave --baseline out, or give --split train" if train else "give --max_eval_samples"
         raise UserError(
             f"{name}: the {identity['split']} reviews that run.json names have changed since training; "
-            "give --max_eval_samples, without --baseline, to draw from the data set as it is now"
+            f"{way} to score the data set as it is now"
         )
     return found
 

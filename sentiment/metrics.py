@@ -77,14 +77,14 @@ def metric_intervals(confusion, averaged, aucs):
     }
 
 
-def reliability_bins(probabilities, labels, bins=10):
-    """Reviews grouped by confidence, the probability of the predicted class, into equal widths from 0 to 1.
+def reliability_bins(probabilities, labels):
+    """Reviews grouped by confidence, the probability of the predicted class, into ten equal widths from 0 to 1.
 
     A list of {"confidence": mean, "accuracy": share that is right, "reviews": n}, bins without a review left out.
     """
     confidence, predictions = probabilities.max(dim=1)
     right = (predictions == labels).double()
-    numbers = (confidence * bins).ceil().clamp(1, bins).long() - 1
+    numbers = (10 * confidence).ceil().clamp(1, 10).long() - 1
     groups = [numbers == number for number in numbers.unique()]
     return [
         {"confidence": confidence[g].mean().item(), "accuracy": right[g].mean().item(), "reviews": int(g.sum())}
@@ -94,7 +94,7 @@ def reliability_bins(probabilities, labels, bins=10):
 
 def calibration_error(probabilities, labels):
     """Expected calibration error (Naeini et al. 2015; Guo et al. 2017): the mean distance of a review's bin from
-    accuracy = confidence, in ten bins.
+    accuracy = confidence.
     """
     bins = reliability_bins(probabilities, labels)
     return sum(b["reviews"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(labels)

@@ -128,9 +128,11 @@ def load_classifier(name, folder, names, weights, attention_dropout):
         ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         head = {"num_labels": len(names), "problem_type": "single_label_classification", **ids}
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **head)
-    for setting in ("attention_dropout", "attention_probs_dropout_prob"):  # DistilBERT's name for it, and BERT's
-        if attention_dropout is not None and hasattr(config, setting):
-            setattr(config, setting, attention_dropout)
+    if attention_dropout is not None:
+        own = [key for key in ("attention_dropout", "attention_probs_dropout_prob") if hasattr(config, key)]
+        if not own:  # the first is DistilBERT's name for it, the second BERT's
+            raise UserError(f"--attention_dropout: {name} has no such setting; leave it out")
+        setattr(config, own[0], attention_dropout)
     untrusted.check_size(name, config, *weights)
     model, report = AutoModelForSequenceClassification.from_pretrained(
         folder,

@@ -52,11 +52,6 @@ def meet_again():
         torch.distributed.init_process_group(timeout=PATIENCE, **place)
 
 
-def printer(accelerator):
-    """print on the main process, nothing on the others. (Accelerate's own prints once on each machine.)"""
-    return print if accelerator.is_main_process else lambda *values, **options: None
-
-
 @contextmanager
 def main_first(accelerator):
     """The main process goes through the block, which may download, before the others, which then find the cache.

@@ -4,14 +4,17 @@ import argparse
 import errno
 import io
 import json
+import re
 import shutil
 
 import pytest
 import tiny
+import torch
 import transformers
 
 import evaluate
 import predict
+import train
 from sentiment import cli
 
 TEXTS = ["superb moving film", "dull stale film", "Ça m'a plu ★ 🙂", "film " * 200, "lovely\tcast", "NA"]
@@ -55,8 +58,8 @@ def test_it_scores_the_very_rows_that_training_drew(tmp_path, distilbert, review
 
 def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews):
     ended = tiny.read(trained, "metrics.json")
-    train = evaluated(trained, tmp_path / "a", split="train")
-    assert (train["reviews"], train["split"]) == (41, "train")
+    as_train = evaluated(trained, tmp_path / "a", split="train")
+    assert (as_train["reviews"], as_train["split"]) == (41, "train")
     some = evaluated(trained, tmp_path / "b", max_eval_samples=6)
     assert (some["split"], list(map(sum, some["confusion_matrix"]))) == ("test", [3, 3])
     assert evaluated(trained, tmp_path / "c", max_eval_samples=0) == ended
@@ -64,13 +67,32 @@ def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews)
     assert {**alone, "split": "test"} == {**ended, "dataset": "test.csv"}
 
 
-def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_as_train(tmp_path, distilbert, reviews):
-    folder = tiny.train(distilbert, reviews / "train.csv", tmp_path / "run", num_train_epochs=1)
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_as_train(tmp_path, distilbert, kind):
+    path = tiny.write(tmp_path / "train.csv", tiny.reviews(41, seed=1))
+    dataset = path if kind == "file" else tmp_path
+    folder = tiny.train(distilbert, dataset, tmp_path / "run", num_train_epochs=1)
     scores = evaluated(folder, tmp_path / "a", max_eval_samples=0)
     assert scores == tiny.read(folder, "metrics.json")
     assert scores["split"] == "held out of train"
-    train = evaluated(folder, tmp_path / "b", split="train")
-    assert (train["reviews"], train["split"]) == (41, "train")
+    as_train = evaluated(folder, tmp_path / "b", split="train")
+    assert (as_train["reviews"], as_train["split"]) == (41, "train")
+
+
+def test_no_review_is_held_out_whose_text_was_trained_on_or_may_have_been(tmp_path, distilbert, capsys):
+    """All stand in the file twice, so that some are drawn in one place only; then rows move to other numbers."""
+    rows = tiny.reviews(40, seed=1)
+    path = tiny.write(tmp_path / "train.csv", rows * 2)
+    folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1, max_train_samples=20)
+    run = tiny.read(folder, "run.json")["reviews"]
+    trained_on = {rows[row % 40] for row in run["train"]["rows"]}
+    held_out = evaluated(folder, tmp_path / "a", max_eval_samples=0)
+    assert (held_out["split"], held_out["reviews"]) == ("held out of train", 2 * (40 - len(trained_on)))
+    tiny.write(path, rows[1:] * 2)
+    with pytest.raises(SystemExit, match="2"):
+        evaluated(folder, tmp_path / "b", max_eval_samples=0)
+    assert "changed since training; leave --baseline out, or give --split train" in capsys.readouterr().err
+    assert evaluated(folder, tmp_path / "c", split="train")["reviews"] == 78
 
 
 def test_columns_of_other_names_are_remembered_and_can_be_given(tmp_path, distilbert):
@@ -187,6 +209,7 @@ def test_numbers_are_taken_within_their_limits_only():
         (cli.UserError("--x 3:\n  too much"), 2, "--x 3: too much"),
         (cli.RunError("lost"), 1, "lost"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (MemoryError(), 1, "out of memory: MemoryError"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -199,6 +222,25 @@ def test_a_script_ends_with_an_exit_code_and_one_line(error, code, line, capsys)
         main()
     assert stop.value.code == code
     assert capsys.readouterr().err == f"test_scripts.py: error: {line}\n"
+
+
+def test_memory_that_torch_does_not_get_is_one_line_too(capsys):
+    @cli.script
+    def main(argv=None):
+        torch.empty(2**60)
+
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert re.fullmatch(r"test_scripts.py: error: out of memory: .*DefaultCPUAllocator.*\n", capsys.readouterr().err)
+
+
+def test_help_names_defaults_where_there_are_any(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        train.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(default: 5e-05)" in shown
+    assert "default: None" not in shown
+    assert "default: False" not in shown
 
 
 def test_a_bug_keeps_its_traceback():

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 
 import pytest
 import tiny
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 import evaluate
 import predict
 import train as script
-from sentiment import batches, unpadded
+from sentiment import batches, cli, model, unpadded
 
 FILES = {
     *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -386,6 +387,14 @@ def test_attention_dropout_is_the_models_own_unless_another_is_asked_for(tmp_pat
     model = tiny.save_model(tmp_path / "stock", kind, **{setting: 0.0})
     stock = tiny.train(model, reviews, tmp_path / "run", num_train_epochs=1)
     assert [update["loss"] for update in tiny.read_log(stock)[0]] == losses[0]
+
+
+def test_attention_dropout_is_refused_for_a_model_that_has_none(tmp_path, distilbert):
+    folder = shutil.copytree(distilbert, tmp_path / "model")
+    size = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64}
+    transformers.XLNetForSequenceClassification(transformers.XLNetConfig(**size)).save_pretrained(folder)
+    with pytest.raises(cli.UserError, match=r"--attention_dropout: .* has no such setting"):
+        model.load(str(folder), ["negative", "positive"], attention_dropout=0.1)
 
 
 def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, trained, reviews):
