@@ -129,10 +129,11 @@ def load_classifier(name, folder, names, weights, attention_dropout):
         head = {"num_labels": len(names), "problem_type": "single_label_classification", **ids}
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **head)
     if attention_dropout is not None:
-        own = [key for key in ("attention_dropout", "attention_probs_dropout_prob") if hasattr(config, key)]
-        if not own:  # the first is DistilBERT's name for it, the second BERT's
+        known = "attention_dropout", "attention_probs_dropout_prob"  # DistilBERT's name for it, and BERT's
+        own = dict.fromkeys((key for key in known if hasattr(config, key)), attention_dropout)
+        if not own:
             raise UserError(f"--attention_dropout: {name} has no such setting; leave it out")
-        setattr(config, own[0], attention_dropout)
+        config.update(own)
     untrusted.check_size(name, config, *weights)
     model, report = AutoModelForSequenceClassification.from_pretrained(
         folder,
