@@ -44,6 +44,7 @@ def parse_args(argv):
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
     add("--num_train_epochs", type=number(int, 1), default=5, help="passes over the training reviews")
     add("--attention_dropout", type=number(float, 0, 0.9), help="instead of the model's own, which is the default")
+    add("--label_smoothing_factor", type=number(float, 0, 0.9), default=0.0, help="share of each label for all classes")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
     add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
@@ -69,10 +70,11 @@ def make_optimizer(parameters, weight_decay):
     return torch.optim.AdamW(groups, fused=True)
 
 
-def add_gradients(accelerator, classifier, passes, labels, batch_size):
+def add_gradients(accelerator, classifier, passes, labels, batch_size, smoothing):
     """Add the gradients of this process's reviews to the parameters'; returns its part of the loss.
 
-    passes: as from unpadded.passes; labels: class ids of all reviews; batch_size: reviews of the update.
+    passes: as from unpadded.passes; labels: class ids of all reviews; batch_size: reviews of the update; smoothing:
+    share of each label that is spread evenly over all classes (Szegedy et al. 2016).
     """
     loss = torch.zeros((), device=accelerator.device)
     if accelerator.scaler is not None:  # fp16's, which sets itself up at the first loss; there may be none here
@@ -82,9 +84,9 @@ def add_gradients(accelerator, classifier, passes, labels, batch_size):
         with accelerator.autocast():
             logits = classifier(**inputs).logits
         # The sum over the reviews here, divided once by the number of reviews everywhere: an exact mean.
-        part = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / batch_size
-        accelerator.backward(part)
-        loss += part.detach()
+        part = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+        accelerator.backward(part / batch_size)
+        loss += part.detach() / batch_size
     return loss
 
 
@@ -120,6 +122,7 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
     optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
     updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
     state = accelerator, classifier, optimizer
+    smoothing = args.label_smoothing_factor
     update, max_tokens = 0, checkpoint.load(args.output_dir, run, done, *state)
     for epoch in range(1, args.num_train_epochs + 1):
         for batch in batches.global_batches(len(reviews), args.train_batch_size, args.seed, epoch):
@@ -137,7 +140,7 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
                 precision = accelerator.mixed_precision
                 passes = unpadded.passes(classifier, reviews, mine, max_tokens, pad_token_id, precision)
                 try:
-                    loss = add_gradients(accelerator, classifier, passes, labels, len(batch))
+                    loss = add_gradients(accelerator, classifier, passes, labels, len(batch), smoothing)
                 except RuntimeError as error:
                     max_tokens = device.fewer_tokens(error, max_tokens, max(lengths[i] for i in mine))
             loss, stopped = sum_over_processes(accelerator, parameters, loss, stop)
@@ -235,11 +238,8 @@ def main(argv=None):
             model.save(args.output_dir, tokenizer, classifier)
             run["seconds"] = sum(entry.get("seconds", 0) for entry in run_folder.read_log(args.output_dir))
             run_folder.write_json(args.output_dir / "run.json", run)
-            run_folder.write_results(
-                args.output_dir,
-                run,
-                {**scores, **run_folder.origin(args.dataset_name, data.scored_split(test_reviews))},
-            )
+            origin = run_folder.origin(args.dataset_name, data.scored_split(test_reviews))
+            run_folder.write_results(args.output_dir, run, {**scores, **origin})
     accelerator.end_training()
     there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"
     say(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")

@@ -7,8 +7,8 @@
 A variant is `plain` (a learning rate of 5e-5, 3 epochs, the first tokens of a long review), or what differs from that,
 joined by +: train.py's flags, and what it has none for: tail (the last tokens of a long review), no_breaks (HTML line
 breaks read as spaces), reinit=N (of the last N blocks, Zhang et al. 2021), layer_decay=F (of the learning rate from
-each block to the one below, likewise), average=F (of the weights over the last share F of the updates), smoothing=F (of
-the labels), short_first (in the first epoch). train.py's default is num_train_epochs=5+no_breaks+tail. For each run a
+each block to the one below, likewise), average=F (of the weights over the last share F of the updates), short_first (in
+the first epoch). train.py's default is num_train_epochs=5+no_breaks+tail. For each run a
 line of JSON is added to --results; runs that are there are not run again. study.md has the outcome, study.jsonl the
 runs behind it.
 """
@@ -35,7 +35,7 @@ import train
 
 JOBS = 2  # runs at once
 PLAIN = ["--learning_rate", "5e-5", "--num_train_epochs", "3"]
-TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "smoothing", "short_first")
+TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "short_first")
 
 
 def parse(variant):
@@ -97,7 +97,7 @@ def install(tricks):
     """Make train.py, in this process, train by the tricks and score the last epoch only."""
     train.model.for_reviews = lambda tokenizer: tokenizer
     load, loop, make_optimizer = train.model.load, train.train, train.make_optimizer
-    global_batches, cross_entropy = train.batches.global_batches, torch.nn.functional.cross_entropy
+    global_batches = train.batches.global_batches
 
     def loaded(*args, **kwargs):
         tokenizer, classifier = load(*args, **kwargs)
@@ -129,15 +129,10 @@ def install(tricks):
             with torch.no_grad():
                 for parameter, mean in zip(parameters, means, strict=False):
                     parameter.copy_(mean)
-            torch.nn.functional.cross_entropy = cross_entropy  # the scores take it, too
             return evaluate(max_tokens)
 
         train.make_optimizer = optimizer_of
-        torch.nn.functional.cross_entropy = smoothed
         return loop(args, run, accelerator, classifier, reviews, labels, pad, evaluated, *more)
-
-    def smoothed(*args, **kwargs):
-        return cross_entropy(*args, **kwargs, label_smoothing=tricks.get("smoothing", 0.0))
 
     def short_first(size, batch_size, seed, epoch):
         if epoch == 1:  # the file is in that order

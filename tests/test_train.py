@@ -85,10 +85,13 @@ def plain_loop(model, folder, settings):
             longest_first = sorted(batch, key=lambda i: -lengths[i])  # dropout draws its numbers in this order
             texts, labels = zip(*[reviews[i] for i in longest_first], strict=True)
             inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-            targets = torch.tensor([["negative", "positive"].index(label) for label in labels])
+            classes, smoothing = ["negative", "positive"], settings["label_smoothing_factor"]
+            targets = torch.tensor(
+                [[(label == name) * (1 - smoothing) + smoothing / 2 for name in classes] for label in labels]
+            )
             place = f"{settings['seed']}/{len(losses) + 1}/0"  # seed, update, process
             torch.manual_seed(int(hashlib.sha256(place.encode()).hexdigest()[:8], 16))
-            loss = torch.nn.functional.cross_entropy(classifier.train()(**inputs).logits, targets)
+            loss = -(targets * classifier.train()(**inputs).logits.log_softmax(1)).sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
@@ -103,22 +106,24 @@ def plain_loop(model, folder, settings):
 
 
 @pytest.mark.parametrize(
-    ("model", "max_tokens", "padded"),
+    ("model", "max_tokens", "padded", "smoothing"),
     [
-        ("without_dropout", 8192, False),
-        ("without_dropout", 30, False),
-        ("without_dropout", 30, True),
-        ("distilbert", 8192, True),  # dropout draws the oracle's numbers in a stock model only
+        ("without_dropout", 8192, False, 0.0),
+        ("without_dropout", 30, False, 0.1),
+        ("without_dropout", 30, True, 0.0),
+        ("distilbert", 8192, True, 0.0),  # dropout draws the oracle's numbers in a stock model only
     ],
 )
-def test_a_run_equals_a_plain_loop_update_by_update(tmp_path, model, max_tokens, padded, reviews, monkeypatch, request):
+def test_a_run_equals_a_plain_loop_update_by_update(
+    tmp_path, model, max_tokens, padded, smoothing, reviews, monkeypatch, request
+):
     """With micro-batches of up to 30 tokens too, and with a last batch of one review in every epoch."""
     if padded:
         monkeypatch.setattr(unpadded, "install", lambda _: None)
-    model = request.getfixturevalue(model)
-    folder = tiny.train(model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **PLAIN)
+    model, settings = request.getfixturevalue(model), {**PLAIN, "label_smoothing_factor": smoothing}
+    folder = tiny.train(model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **settings)
     updates, _ = tiny.read_log(folder)
-    losses, rates, tokens = plain_loop(model, folder, PLAIN)
+    losses, rates, tokens = plain_loop(model, folder, settings)
     assert len(updates) == len(losses) == 12
     assert [update["loss"] for update in updates] == close(losses)
     assert [update["learning_rate"] for update in updates] == pytest.approx(rates, rel=1e-12)
