@@ -44,7 +44,7 @@ def parse_args(argv):
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
     add("--num_train_epochs", type=number(int, 1), default=5, help="passes over the training reviews")
     add("--attention_dropout", type=number(float, 0, 0.9), help="instead of the model's own, which is the default")
-    add("--label_smoothing_factor", type=number(float, 0, 0.9), default=0.0, help="share of each label for all classes")
+    add("--label_smoothing_factor", type=number(float, 0, 0.9), default=0.0, help="share of labels spread over classes")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
     add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
