@@ -13,10 +13,11 @@ import pytest
 import tiny
 import torch
 
-from sentiment import batches, cli, processes, run_folder
+from sentiment import batches, cli, device, processes, run_folder
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+WITHOUT_FP16 = pytest.mark.skipif("fp16" in device.precisions(), reason="computes fp16: there is nothing to refuse")
 PLAIN = {"num_train_epochs": 2, "train_batch_size": 8, "learning_rate": 1e-3}
 
 
@@ -103,11 +104,10 @@ def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(tmp_path, disti
     ("launcher", "more", "words"),
     [
         (["--cpu", "--num_processes", 2], [], ["--multi_gpu", "--num_processes N"]),
-        ([], ["--mixed_precision", "fp16"], ["--mixed_precision fp16", "computes"]),
-        (["--mixed_precision", "fp16"], [], ["mixed_precision fp16", "computes"]),
+        pytest.param([], ["--mixed_precision", "fp16"], ["--mixed_precision fp16", "computes"], marks=WITHOUT_FP16),
+        pytest.param(["--mixed_precision", "fp16"], [], ["mixed_precision fp16", "computes"], marks=WITHOUT_FP16),
     ],
 )
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU computes fp16: there is nothing to refuse")
 def test_what_cannot_work_is_refused_with_what_does(tmp_path, distilbert, reviews, launcher, more, words):
     given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=tmp_path / "run")
     done = tiny.process(*LAUNCH, *launcher, tiny.ROOT / "train.py", *given, *more, cwd=tmp_path)
