@@ -113,7 +113,9 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
     body = content.replace(b'"text"', b'"body"')
     flags = ["--jsonl", "--output_format", "jsonl", "--text_column", "body"]
     every = [json.loads(line)["probabilities"] for line in answers(trained, body, *flags, **options).out.splitlines()]
-    assert [max(of.values(), default=0) for of in every] == [answer["score"] for answer in found]
+    # Whether the last line shares a pass with the others is a matter of time.
+    scores = pytest.approx([answer["score"] for answer in found], abs=1e-6)
+    assert [max(of.values(), default=0) for of in every] == scores
 
 
 @pytest.mark.parametrize(
