@@ -137,8 +137,7 @@ def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, eva
             while loss is None:  # again, from the update's start, where memory ran out
                 optimizer.zero_grad()
                 torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
-                precision = accelerator.mixed_precision
-                passes = unpadded.passes(classifier, reviews, mine, max_tokens, pad_token_id, precision)
+                passes = unpadded.passes(classifier, reviews, mine, max_tokens, pad_token_id)
                 try:
                     loss = add_gradients(accelerator, classifier, passes, labels, len(batch), smoothing)
                 except RuntimeError as error:

@@ -21,7 +21,7 @@ def logits(model, reviews, pad_token_id, precision, advance=lambda count: None, 
     with device.autocast(model.device, precision):  # around all passes: the weights are cast once
         while left:
             try:
-                for ids, inputs in unpadded.passes(model, reviews, sorted(left), max_tokens, pad_token_id, precision):
+                for ids, inputs in unpadded.passes(model, reviews, sorted(left), max_tokens, pad_token_id):
                     result[ids] = model(**inputs).logits.float().cpu()
                     left.difference_update(ids)
                     advance(len(ids))

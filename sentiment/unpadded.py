@@ -1,8 +1,9 @@
 """The encoder without padding: its blocks compute real tokens only, and the last one what the head reads only.
 
-Reviews are padded for the embeddings alone, [B, L, H]. A hook before the encoder packs the T real tokens, [1, T, H]; an
-attention function of transformers' AttentionInterface attends within each review. Stock heads and poolers read nothing
-but a review's first token, so the last block gets those, [1, B, H], and takes keys and values of all tokens.
+Reviews are padded for the embeddings, [B, L, H]. A hook before the encoder packs the T real tokens, [1, T, H]; an
+attention function of transformers' AttentionInterface attends within each review: one after the other on a CPU, by a
+kernel on GPUs that have it; elsewhere attention, and nothing else, is padded. Stock heads and poolers read nothing but
+a review's first token, so the last block gets those, [1, B, H], and takes keys and values of all tokens.
 On a CPU oneDNN makes a kernel for every new shape, which takes longer than its use: tokens of a pass, and of a review
 within attention, are filled up there to multiples of TOKENS and LENGTHS. What fills them is not attended to.
 Logits and gradients are the padded model's. The hooks are plain functions: the model can be copied, and is saved as the
@@ -35,11 +36,11 @@ ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"
 
 
 class Layout(NamedTuple):
-    """Where the real tokens of B reviews are; T of them, filled up."""
+    """Where the real tokens of B reviews are, the longest of L tokens; T of them, filled up on a CPU."""
 
     tokens: torch.Tensor  # int64 [T]: their places among the B * L; 0 for what fills them up
     starts: torch.Tensor  # int32 [B + 1]: each review's first among the T, and the number of real ones
-    longest: int  # L
+    mask: torch.Tensor  # bool [B, L]: which of the B * L are real
     groups: list | None  # on a CPU: (reviews, tokens of each) of neighbours of equal length, which are computed at once
 
 
@@ -59,46 +60,28 @@ def install(model):
             module.__class__ = Dropout
 
 
-def usable(model, precision):
-    """Whether `model` computes without padding on its device, in training or evaluation mode as it is.
-
-    On a GPU that takes a kernel for NVIDIA's from compute capability 8.0, in 16 bits, without attention dropout.
-    """
-    config = model.config
-    if config._attn_implementation != NAME or model.device.type == "cpu":
-        return config._attn_implementation == NAME
-    if model.device.type != "cuda" or torch.version.hip or varlen_attn is None:
-        return False
-    dropout = getattr(config, "attention_dropout", None) or getattr(config, "attention_probs_dropout_prob", 0)
-    return (
-        torch.cuda.get_device_capability(model.device) >= (8, 0)
-        and (precision != "no" or model.dtype in (torch.bfloat16, torch.float16))
-        and not (model.training and dropout)
-        and config.hidden_size // config.num_attention_heads % 8 == 0
-    )
-
-
-def passes(model, reviews, chosen, max_tokens, pad_token_id, precision):
+def passes(model, reviews, chosen, max_tokens, pad_token_id):
     """The forward passes over some reviews, at most `max_tokens` tokens in each: pairs of (ids, the model's inputs).
 
-    reviews: an int64 tensor of token ids for each; chosen: ids of those to compute. Padding counts if it is computed.
+    reviews: an int64 tensor of token ids for each; chosen: ids of those to compute. Padding counts where there is some.
     """
-    lengths, padded = {i: len(reviews[i]) for i in chosen}, not usable(model, precision)
+    lengths, prepared = {i: len(reviews[i]) for i in chosen}, model.config._attn_implementation == NAME
+    padded = not prepared or model.device.type != "cpu"  # a GPU may pad within attention
     for ids in batches.micro_batches(chosen, lengths, max_tokens, padded):
         inputs = batches.pad([reviews[i] for i in ids], pad_token_id, model.device)
-        if not padded:
-            del inputs["attention_mask"]
-            inputs["layout"] = layout([lengths[i] for i in ids], model.device)
+        if prepared:
+            inputs["layout"] = layout([lengths[i] for i in ids], inputs.pop("attention_mask").bool())
         yield ids, inputs
 
 
-def layout(lengths, device):
-    """The Layout of reviews of `lengths` tokens, padded to the longest."""
-    longest = max(lengths)
+def layout(lengths, mask):
+    """The Layout of reviews of `lengths` tokens; mask: bool [B, L], which of the padded ones are real."""
+    device, longest = mask.device, mask.shape[1]
     starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
     tokens = torch.cat([i * longest + torch.arange(length) for i, length in enumerate(lengths)])
-    if device.type == "cpu":
-        tokens = torch.nn.functional.pad(tokens, (0, -len(tokens) % TOKENS))
+    if device.type != "cpu":
+        return Layout(tokens.to(device), starts, mask, None)
+    tokens = torch.nn.functional.pad(tokens, (0, -len(tokens) % TOKENS))
     groups = []
     for length in lengths:
         count = groups[-1][0] if groups and groups[-1][1] == length else 0
@@ -106,7 +89,7 @@ def layout(lengths, device):
             groups[-1] = count + 1, length
         else:
             groups.append((1, length))
-    return Layout(tokens.to(device), starts, longest, groups if device.type == "cpu" else None)
+    return Layout(tokens, starts, mask, groups)
 
 
 def pack(encoder, args, kwargs):
@@ -151,16 +134,16 @@ def attend(module, query, key, value, mask, scaling, dropout=0.0, layout=None, c
     if layout is None:
         padded = AttentionInterface()["sdpa"]
         return padded(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
-    queries, most = layout.starts, layout.longest
     if context is not None:
         linear = (module.k_lin, module.v_lin) if hasattr(module, "k_lin") else (module.key, module.value)
         key, value = (project(context).unflatten(2, (-1, query.shape[3])).transpose(1, 2) for project in linear)
-        queries, most = torch.arange(len(queries), dtype=torch.int32, device=queries.device), 1
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [T, heads, D], not copied
-    if layout.groups is None:
-        found = varlen_attn(query, key, value, queries, layout.starts, most, layout.longest, scale=scaling)
-    else:
+    if layout.groups is not None:
         found = by_review(query * scaling, key, value, layout.groups, dropout)
+    elif kernel_takes(query, dropout):
+        found = by_kernel(query, key, value, layout, scaling)
+    else:
+        found = by_padding(query, key, value, layout, scaling, dropout)
     return found[None], None
 
 
@@ -199,6 +182,47 @@ def filled_up(states):
     """
     rows = states.shape[1]
     return torch.nn.functional.pad(states, (0, 0, 0, -rows % LENGTHS if rows > 1 else 0)).contiguous()
+
+
+def kernel_takes(query, dropout):
+    """Whether `varlen_attn` computes it: NVIDIA's GPUs from compute capability 8.0 on, in 16 bits, without dropout."""
+    return (
+        varlen_attn is not None
+        and not dropout
+        and query.device.type == "cuda"
+        and not torch.version.hip
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[2] % 8 == 0
+    )
+
+
+def by_kernel(query, key, value, layout, scaling):
+    """Attention by a GPU's kernel, which is told where reviews start; shapes as `by_review`'s."""
+    queries, most = layout.starts, layout.mask.shape[1]
+    if len(query) < len(key):
+        queries, most = torch.arange(len(queries), dtype=torch.int32, device=queries.device), 1
+    return varlen_attn(query, key, value, queries, layout.starts, most, layout.mask.shape[1], scale=scaling)
+
+
+def by_padding(query, key, value, layout, scaling, dropout):
+    """Attention of reviews padded to the longest, on any device; shapes as `by_review`'s."""
+
+    def pad(states):  # -> [B, heads, L, D]
+        padded = states.new_zeros(layout.mask.numel(), *states.shape[1:])
+        padded[layout.tokens] = states
+        return padded.unflatten(0, layout.mask.shape).transpose(1, 2)
+
+    first = len(query) < len(key)  # a query for each review
+    found = torch.nn.functional.scaled_dot_product_attention(
+        query[:, :, None] if first else pad(query),
+        pad(key),
+        pad(value),
+        attn_mask=layout.mask[:, None, None],
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return found[:, :, 0] if first else found.transpose(1, 2).flatten(0, 1).index_select(0, layout.tokens)
 
 
 class Dropout(torch.nn.Dropout):

@@ -42,17 +42,49 @@ def texts(lengths, model):
 
 def compute(model, reviews):
     """Logits of all reviews in one pass; padded by the stock model."""
-    given = (model, reviews, range(len(reviews)), 10**6, model.config.pad_token_id, "no")
-    [(ids, inputs)] = unpadded.passes(*given)
+    [(ids, inputs)] = unpadded.passes(model, reviews, range(len(reviews)), 10**6, model.config.pad_token_id)
     assert (
         ("layout" in inputs) == (model.config._attn_implementation == unpadded.NAME) == ("attention_mask" not in inputs)
     )
     return model(**inputs).logits[torch.tensor(ids).argsort()]
 
 
+def kernel(query, key, value, query_starts, key_starts, most_queries, most_keys, scale):
+    """What a GPU's varlen_attn computes."""
+    assert most_queries == query_starts.diff().max()
+    assert most_keys == key_starts.diff().max()
+    parts = (
+        part.tensor_split(starts[1:-1].long())
+        for part, starts in ((query, query_starts), (key, key_starts), (value, key_starts))
+    )
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return torch.cat(
+        [
+            attend(*(states.transpose(0, 1) for states in review), scale=scale).transpose(0, 1)
+            for review in zip(*parts, strict=True)
+        ]
+    )
+
+
+def compute_as_a_gpu(monkeypatch, has_kernel):
+    """From now on layouts are a GPU's; attention is by `kernel`, or padded."""
+    layout = unpadded.layout
+
+    def of_a_gpu(*given):
+        made = layout(*given)
+        return made._replace(groups=None, tokens=made.tokens[: made.starts[-1]])
+
+    monkeypatch.setattr(unpadded, "layout", of_a_gpu)
+    monkeypatch.setattr(unpadded, "kernel_takes", lambda query, dropout: has_kernel)
+    monkeypatch.setattr(unpadded, "varlen_attn", kernel)
+
+
+@pytest.mark.parametrize("way", ["a CPU's", "a GPU's with a kernel", "a GPU's without"])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths):
+def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths, way, monkeypatch):
+    if way != "a CPU's":
+        compute_as_a_gpu(monkeypatch, way == "a GPU's with a kernel")
     models = pair(tmp_path, kind)
     reviews = texts(lengths, models[0])
     found = []
@@ -121,14 +153,22 @@ def test_inference_gives_the_padded_logits_in_order_in_passes_of_any_size(tmp_pa
         assert sum(done) == 25
 
 
+@pytest.mark.parametrize(("place", "wanted"), [("cpu", [[0, 1, 2, 3]]), ("meta", [[0, 1], [2, 3]])])
+def test_padding_counts_where_attention_may_pad(place, wanted):
+    config = SimpleNamespace(_attn_implementation=unpadded.NAME)
+    reviews = [torch.ones(length, dtype=torch.int64) for length in (10, 2, 2, 2)]
+    model = SimpleNamespace(config=config, device=torch.device(place))
+    assert [ids for ids, _ in unpadded.passes(model, reviews, range(4), 20, 0)] == wanted
+
+
 def test_another_architecture_is_padded(tmp_path):
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     model = transformers.ElectraForSequenceClassification(transformers.ElectraConfig(vocab_size=90, **size)).eval()
     stock = copy.deepcopy(model)
     unpadded.install(model)
-    assert not unpadded.usable(model, "no")
     reviews = texts([9, 4, 2], model)
     inputs = batches.pad(reviews, 0, CPU)
+    assert "layout" not in next(unpadded.passes(model, reviews, range(3), 100, 0))[1]
     assert torch.allclose(inference.logits(model, reviews, 0, "no"), stock(**inputs).logits, rtol=0, atol=1e-6)
 
 
@@ -136,59 +176,22 @@ def test_another_architecture_is_padded(tmp_path):
     ("change", "wanted"),
     [
         ({}, True),
-        ({"precision": "fp16"}, True),
-        ({"precision": "no"}, False),
-        ({"precision": "no", "dtype": torch.bfloat16}, True),
+        ({"dtype": torch.float16}, True),
+        ({"dtype": torch.float32}, False),
         ({"capability": (7, 5)}, False),
         ({"device": "mps"}, False),
-        ({"device": "cpu", "precision": "no", "attention_dropout": 0.1}, True),
-        ({"attention_dropout": 0.1}, False),
-        ({"attention_dropout": 0.1, "training": False}, True),
-        ({"num_attention_heads": 64}, False),  # heads of 12
+        ({"dropout": 0.1}, False),
+        ({"shape": (5, 64, 12)}, False),
         ({"kernel": None}, False),
     ],
 )
 def test_a_gpu_needs_what_its_kernel_takes(change, wanted, monkeypatch):
-    given = {"device": "cuda", "dtype": torch.float32, "training": True, "precision": "bf16", "capability": (8, 0)}
-    given = {**given, "num_attention_heads": 12, "attention_dropout": 0.0, "kernel": print, **change}
+    given = {"device": "cuda", "dtype": torch.bfloat16, "shape": (5, 12, 64)}
+    given = {**given, "dropout": 0.0, "capability": (8, 0), "kernel": print, **change}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: given["capability"])
     monkeypatch.setattr(unpadded, "varlen_attn", given["kernel"])
-    names = {"hidden_size": 768, "_attn_implementation": unpadded.NAME}
-    config = SimpleNamespace(**names, **{name: given[name] for name in ("num_attention_heads", "attention_dropout")})
-    place = {"device": torch.device(given["device"]), "dtype": given["dtype"], "training": given["training"]}
-    assert unpadded.usable(SimpleNamespace(config=config, **place), given["precision"]) is wanted
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_gpus_kernel_is_told_where_reviews_start(tmp_path, kind, monkeypatch):
-    """With a kernel written out here in place of the GPU's."""
-
-    def kernel(query, key, value, query_starts, key_starts, most_queries, most_keys, scale):
-        assert most_queries == query_starts.diff().max()
-        assert most_keys == key_starts.diff().max()
-        parts = (
-            part.tensor_split(starts[1:-1].long())
-            for part, starts in ((query, query_starts), (key, key_starts), (value, key_starts))
-        )
-        attend = torch.nn.functional.scaled_dot_product_attention
-        return torch.cat(
-            [
-                attend(*(states.transpose(0, 1) for states in review), scale=scale).transpose(0, 1)
-                for review in zip(*parts, strict=True)
-            ]
-        )
-
-    stock, ours = pair(tmp_path, kind)
-    reviews, layout = texts([64, 3, 5, 3, 3, 9], stock), unpadded.layout
-
-    def layout_of_a_gpu(*given):
-        made = layout(*given)
-        return made._replace(groups=None, tokens=made.tokens[: made.starts[-1]])
-
-    wanted = compute(stock, reviews)
-    monkeypatch.setattr(unpadded, "varlen_attn", kernel)
-    monkeypatch.setattr(unpadded, "layout", layout_of_a_gpu)
-    assert torch.allclose(compute(ours, reviews), wanted, rtol=0, atol=1e-5)
+    query = SimpleNamespace(device=torch.device(given["device"]), dtype=given["dtype"], shape=given["shape"])
+    assert unpadded.kernel_takes(query, given["dropout"]) is wanted
 
 
 # What surrounds the kernel is tested above on any machine, with one written out.
@@ -201,7 +204,7 @@ def test_on_a_gpu_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
         inference.logits(model, reviews, stock.config.pad_token_id, precision)
         for model, precision in ((stock, "no"), (stock, "bf16"), (ours, "bf16"))
     )
-    assert unpadded.usable(ours, "bf16")
+    assert unpadded.kernel_takes(torch.empty(1, 2, 16, dtype=torch.bfloat16, device="cuda"), 0.0)
     assert 0 < (packed - exact).square().mean() < 2 * (padded - exact).square().mean()
 
 
@@ -265,7 +268,10 @@ def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtyp
     assert dropout.eval()(states) is states
 
 
-def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path):
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path, device, monkeypatch):
+    if device == "GPU":
+        compute_as_a_gpu(monkeypatch, has_kernel=False)
     _, ours = pair(tmp_path, "distilbert", attention_dropout=0.3)
     reviews = texts([30, 9, 9], ours)
     drawn = []
