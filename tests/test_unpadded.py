@@ -213,6 +213,19 @@ def states(tokens, heads=2, width=8):
     return torch.randn(3, tokens, heads, width)
 
 
+@pytest.mark.parametrize("queries", [9, 1])
+def test_attention_by_products_is_torchs_and_so_are_its_gradients(queries):
+    torch.manual_seed(3)
+    query, key, value = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (queries, 9, 9))
+    weights = torch.randn(2, 3, queries, 8)
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+    found = unpadded.by_products(query, key, value, 0.0)
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+    gradients = (torch.autograd.grad((result * weights).sum(), (query, key, value)) for result in (found, wanted))
+    for gradient, expected in zip(*gradients, strict=True):
+        assert torch.allclose(gradient, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("dropout", [0.1, 0.5])
 def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
     """Values that are unit vectors show the weights themselves."""
