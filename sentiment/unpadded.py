@@ -5,7 +5,7 @@ attention function of transformers' AttentionInterface attends within each revie
 kernel on GPUs that have it; elsewhere attention, and nothing else, is padded. Stock heads and poolers read nothing but
 a review's first token, so the last block gets those, [1, B, H], and takes keys and values of all tokens.
 On a CPU oneDNN makes a kernel for every new shape, which takes longer than its use: tokens of a pass, and of a review
-within attention, are filled up there to multiples of TOKENS and LENGTHS. What fills them is not attended to.
+in `by_products`, are filled up there to multiples of TOKENS and LENGTHS. What fills them is not attended to.
 Logits and gradients are the padded model's. The hooks are plain functions: the model can be copied, and is saved as the
 stock one. Without `layout` among its inputs it computes as the stock one, too.
 """
@@ -211,10 +211,11 @@ def kernel_takes(query, dropout):
 
 def by_kernel(query, key, value, layout, scaling):
     """Attention by a GPU's kernel, which is told where reviews start; shapes as `by_review`'s."""
-    queries, most = layout.starts, layout.mask.shape[1]
+    starts, longest = layout.starts, layout.mask.shape[1]
+    queries, most = starts, longest
     if len(query) < len(key):
-        queries, most = torch.arange(len(queries), dtype=torch.int32, device=queries.device), 1
-    return varlen_attn(query, key, value, queries, layout.starts, most, layout.mask.shape[1], scale=scaling)
+        queries, most = torch.arange(len(starts), dtype=torch.int32, device=starts.device), 1
+    return varlen_attn(query, key, value, queries, starts, most, longest, scale=scaling)
 
 
 def by_padding(query, key, value, layout, scaling, dropout):

@@ -195,7 +195,10 @@ def test_a_gpu_needs_what_its_kernel_takes(change, wanted, monkeypatch):
 
 
 # What surrounds the kernel is tested above on any machine, with one written out.
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen_attn's own kernel, which is for NVIDIA GPUs alone")
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
+    reason="varlen_attn's own kernel, which is for NVIDIA GPUs from compute capability 8.0 on alone",
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
     stock, ours = (model.cuda() for model in pair(tmp_path, kind))
