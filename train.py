@@ -1,248 +1,252 @@
-"""Fine-tune an encoder to tell positive texts from negative ones, with a hand-written loop on Accelerate.
+"""Fine-tune an encoder for text sentiment, with a hand-written loop on Accelerate.
 
     accelerate launch --config_file accelerate_config.yaml train.py
-    python train.py --model_name_or_path sample/model --dataset_name sample/reviews --learning_rate 3e-4
+    python train.py --model_name_or_path sample/model --dataset_name sample/reviews
 
-Top to bottom: read and check the reviews, load the encoder, train, score the test reviews, save. README.md describes
-the settings and the files that are left in --output_dir.
+Top to bottom: settings, schedule and optimizer, the loop, and `main`, which ties them together.
 """
 
 import math
 import time
-from pathlib import Path
+from argparse import Namespace
 
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sentiment import batches, checkpoint, data, device, hub, inference, metrics, model, processes, run_folder, unpadded
-from sentiment.cli import Parser, RunError, Stopped, UserError, number, script, stop_flag
-from sentiment.report import TrainingLog, pick_tracker
+from sentiment import batches, checkpoint, data, distributed, inference, metrics, model
+from sentiment.errors import RunError, Stopped
+from sentiment.fast import packing
+from sentiment.hub import access, trial
+from sentiment.report import card
+from sentiment.run import Run
+from sentiment.runtime import device, folder, launch
+from sentiment.runtime.exits import script, stop_flag
+from sentiment.runtime.flags import Parser, number
+from sentiment.runtime.log import TrainingLog, read_log
 
 
 def parse_args(argv):
     parser = Parser(description="Fine-tune an encoder for text sentiment.")
-    add = parser.add_argument_group("what").add_argument
-    add("--model_name_or_path", default="distilbert/distilbert-base-uncased", help="Hub id or folder")
-    add("--revision", default="main", help="of a model on the Hub: branch, tag or commit")
-    add("--dataset_name", default="stanfordnlp/imdb", help="Hub id, folder with train and test files, or one file")
+    natural, count, rate = number(int, 0), number(int, 1), number(float, 0, 0.9)
+
+    add = parser.add_argument_group("model and data").add_argument
+    base, imdb = "distilbert/distilbert-base-uncased", "stanfordnlp/imdb"
+    add("--model_name_or_path", default=base, help="Hub id or folder")
+    add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
+    add("--dataset_name", default=imdb, help="Hub id, one file, or a folder with train and test")
     add("--text_column", default="text", help="column of the texts")
     add("--label_column", default="label", help="column of the labels: integers or strings")
-    add("--max_train_samples", type=number(int, 0), default=1000, help="training reviews, drawn stratified; 0: all")
-    add("--max_eval_samples", type=number(int, 0), default=100, help="test reviews, drawn stratified; 0: all")
-    tokens = "tokens per review (default: 512, or fewer if the model takes fewer)"
-    add("--max_length", type=number(int, model.SHORTEST), help=tokens)
-    add("--output_dir", type=Path, default=Path(model.DEFAULT_FOLDER), help="where everything of the run goes")
+    add("--max_train_samples", type=natural, default=1000, help="a stratified sample; 0: all")
+    add("--max_eval_samples", type=natural, default=100, help="a stratified sample; 0: all")
+    tokens = "tokens per review (default: 512, or what the model takes)"
+    add("--max_length", type=number(int, trial.SHORTEST), help=tokens)
+
+    add = parser.add_argument_group("run folder").add_argument
+    add("--output_dir", default=model.DEFAULT_FOLDER, help="where everything of the run goes")
     either = parser.add_mutually_exclusive_group().add_argument
-    either("--overwrite_output_dir", action="store_true", help="replace the run that --output_dir holds")
-    either("--resume", action="store_true", help="go on from its newest checkpoint, or start if there is none")
-    add("--checkpointing_steps", type=number(int, 1), help="updates between checkpoints (default: one epoch)")
-    add = parser.add_argument_group("how").add_argument
-    add("--train_batch_size", type=number(int, 1), default=16, help="reviews per update over all processes")
-    tokens = "most tokens in one forward pass (default: by device and model); halved where memory runs out"
-    add("--max_tokens_per_device", type=number(int, 1), help=tokens)
-    add("--learning_rate", type=number(float, 0, above=True), default=5e-5, help="AdamW's, at the end of the warm-up")
-    add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's; not on biases and norms")
-    add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates with a rising rate")
-    add("--num_train_epochs", type=number(int, 1), default=5, help="passes over the training reviews")
-    add("--attention_dropout", type=number(float, 0, 0.9), help="instead of the model's own, which is the default")
-    add("--label_smoothing_factor", type=number(float, 0, 0.9), default=0.0, help="share of labels spread over classes")
-    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradients are scaled down to it; 0: never")
-    add("--mixed_precision", choices=["auto", "no", "bf16", "fp16"], default="auto", help="auto: by the hardware")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=42, help="of subsets, new head, order and dropout")
-    add("--report_to", default="none", help="an installed tracker of Accelerate's, such as tensorboard")
+    either("--overwrite_output_dir", action="store_true", help="replace the run in --output_dir")
+    either("--resume", action="store_true", help="continue from the newest checkpoint, if any")
+    add("--checkpointing_steps", type=count, help="steps per checkpoint (default: one epoch)")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--train_batch_size", type=count, default=16, help="reviews per step over all processes")
+    tokens = "tokens in a forward pass, halved if memory runs out (default: by device)"
+    add("--max_tokens_per_device", type=count, help=tokens)
+    above_0 = number(float, 0, above=True)
+    add("--learning_rate", type=above_0, default=5e-5, help="peak, at the end of the warm-up")
+    add("--weight_decay", type=number(float, 0), default=0.01, help="except on biases and norms")
+    share = number(float, 0, 1)
+    add("--warmup_ratio", type=share, default=0.1, help="fraction of steps spent warming up")
+    add("--num_train_epochs", type=count, default=5, help="passes over the training reviews")
+    add("--attention_dropout", type=rate, help="replaces the model's own")
+    add("--label_smoothing_factor", type=rate, default=0.0, help="share spread over all classes")
+    add("--max_grad_norm", type=number(float, 0), default=1.0, help="clips gradients; 0: never")
+    choices = ["auto", "no", "bf16", "fp16"]
+    add("--mixed_precision", choices=choices, default="auto", help="auto: by the hardware")
+    seeds = number(int, 0, 2**32 - 1)
+    add("--seed", type=seeds, default=42, help="of samples, a new head, data order, dropout")
+    add("--report_to", default="none", help="a tracker of Accelerate's, such as tensorboard")
     return parser.parse_args(argv)
 
 
-def learning_rate(update, updates, peak, warmup_ratio):
-    """The rate that update 1 <= `update` <= `updates` uses: a straight line up to `peak` over the first
-    ceil(warmup_ratio * updates) updates, another one down from it; never 0. Without warm-up it starts at `peak`.
+def learning_rate(step, last_step, peak, warmup_ratio):
+    """The rate of step 1 <= `step` <= `last_step`: linear up to `peak`, then linear down; never 0.
+
+    The warm-up takes ceil(warmup_ratio * last_step) steps.
     """
-    warmup = math.ceil(warmup_ratio * updates)
-    if update <= warmup:
-        return peak * update / warmup
-    return peak * (updates - update + 1) / (updates - warmup)
+    warmup = math.ceil(warmup_ratio * last_step)
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (last_step - step + 1) / (last_step - warmup)
 
 
 def make_optimizer(parameters, weight_decay):
-    """AdamW; biases and norms (the parameters with one dimension) do not decay. The rate is set at every update."""
-    decaying = [p for p in parameters if p.ndim >= 2]
-    others = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, fused=True)
+    """AdamW; biases and norms, the parameters with one dimension, do not decay."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, fused=True)  # the loop sets the learning rate
 
 
-def add_gradients(accelerator, classifier, passes, labels, batch_size, smoothing):
-    """Add the gradients of this process's reviews to the parameters'; returns its part of the loss.
-
-    passes: as from unpadded.passes; labels: class ids of all reviews; batch_size: reviews of the update; smoothing:
-    share of each label that is spread evenly over all classes (Szegedy et al. 2016).
+def train(run, step, accelerator, classifier, train_set, evaluate, stop):
+    """The training loop, from `step` steps done to the last. Returns the last scores of `evaluate`.
+    Once a rank has a signal in `stop`, all save a checkpoint and raise Stopped.
     """
-    loss = torch.zeros((), device=accelerator.device)
-    if accelerator.scaler is not None:  # fp16's, which sets itself up at the first loss; there may be none here
-        accelerator.scaler.scale(loss)
-    for micro_batch, inputs in passes:
-        targets = torch.tensor([labels[i] for i in micro_batch], device=accelerator.device)
-        with accelerator.autocast():
-            logits = classifier(**inputs).logits
-        # The sum over the reviews here, divided once by the number of reviews everywhere: an exact mean.
-        part = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
-        accelerator.backward(part / batch_size)
-        loss += part.detach() / batch_size
-    return loss
-
-
-def sum_over_processes(accelerator, parameters, loss, stop):
-    """Add up the gradients, in place, and the loss of all processes, and find out whether one of them was told to stop
-    (`stop` is not empty), in one flat reduction; returns (loss, whether).
-
-    A process without reviews adds zeros. Parameters that no review reaches get zeros on any number of processes.
-    """
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    if accelerator.num_processes == 1:
-        return loss.item(), bool(stop)
-    gradients = [parameter.grad for parameter in parameters]
-    figures = [loss.flatten(), torch.full_like(loss, bool(stop)).flatten()]
-    flat = torch.cat([gradient.flatten() for gradient in gradients] + figures)
-    *sums, figures = processes.add_up(accelerator, flat).split([gradient.numel() for gradient in gradients] + [2])
-    for gradient, total in zip(gradients, sums, strict=True):
-        gradient.copy_(total.view_as(gradient))
-    loss, stops = figures.tolist()
-    return loss, stops > 0
-
-
-def train(args, run, accelerator, classifier, reviews, labels, pad_token_id, evaluate, log, done, stop):
-    """The loop, from the checkpoint after `done` updates on. Returns what `evaluate` said last.
-
-    run: what run.json holds; reviews: token ids, one tensor each; labels: class ids; stop: as from stop_flag. Once it
-    is set, on any process, the state is saved and Stopped is raised.
-    """
-    lengths = [len(review) for review in reviews]
-    parameters = list(classifier.parameters())
-    optimizer = accelerator.prepare(make_optimizer(parameters, args.weight_decay))
-    updates = args.num_train_epochs * math.ceil(len(reviews) / args.train_batch_size)
+    settings, parameters = Namespace(**run.settings), list(classifier.parameters())
+    optimizer = accelerator.prepare(make_optimizer(parameters, settings.weight_decay))
     state = accelerator, classifier, optimizer
-    smoothing = args.label_smoothing_factor
-    update, max_tokens = 0, checkpoint.load(args.output_dir, run, done, *state)
-    for epoch in range(1, args.num_train_epochs + 1):
-        for batch in batches.global_batches(len(reviews), args.train_batch_size, args.seed, epoch):
-            started = time.perf_counter()
-            update += 1
-            if update <= done:
-                log.skip(len(batch))
-                continue
-            classifier.train()
-            mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
-            loss = None
-            while loss is None:  # again, from the update's start, where memory ran out
-                optimizer.zero_grad()
-                torch.manual_seed(batches.dropout_seed(args.seed, update, accelerator.process_index))
-                passes = unpadded.passes(classifier, reviews, mine, max_tokens, pad_token_id)
-                try:
-                    loss = add_gradients(accelerator, classifier, passes, labels, len(batch), smoothing)
-                except RuntimeError as error:
-                    max_tokens = device.fewer_tokens(error, max_tokens, max(lengths[i] for i in mine))
-            loss, stopped = sum_over_processes(accelerator, parameters, loss, stop)
-            norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)
-            # Gradients beyond fp16's range are no failure: its scaler leaves the update out and scales by less.
-            if not math.isfinite(loss) or not (accelerator.scaler or norm.isfinite()):
-                rows = ", ".join(str(run["reviews"]["train"]["rows"][i]) for i in batch)
-                found = f"the loss of update {update} is {loss}, its gradients' norm {norm}, on the rows {rows}"
-                raise RunError(f"{found}; a lower --learning_rate may help")
-            rate = learning_rate(update, updates, args.learning_rate, args.warmup_ratio)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            entry = {"step": update, "epoch": epoch, "loss": loss, "learning_rate": rate}
-            entry |= {"tokens": sum(lengths[i] for i in batch), "seconds": time.perf_counter() - started}
-            log.update(len(batch), **entry)
-            if stopped or update % args.checkpointing_steps == 0:
-                checkpoint.save(args.output_dir, run, update, max_tokens, *state)
-            if stopped:
-                raise Stopped(stop)
-        if update >= done:  # the log has the evaluations before it
-            try:
+    steps_per_epoch = math.ceil(len(train_set.ids) / settings.train_batch_size)
+    last_step = settings.num_train_epochs * steps_per_epoch
+    log = TrainingLog(accelerator, run, step, last_step)
+    max_tokens = checkpoint.load(run, step, *state)
+    try:
+        while True:
+            # Once an epoch; nothing is selected by these scores. A run that resumes here evaluates
+            # again, since its log was cut back to `step`.
+            if step > 0 and step % steps_per_epoch == 0:
                 scores = evaluate(max_tokens)
-            except Stopped:
-                checkpoint.save(args.output_dir, run, update, max_tokens, *state)
-                raise
-            log.evaluation(update, scores)
-    log.close()
-    return scores
+                log.evaluation(step, scores)
+                if step == last_step:
+                    return scores
+
+            # The step alone decides the batch and the learning rate: a run can resume anywhere.
+            started = time.perf_counter()
+            epoch, position = divmod(step, steps_per_epoch)
+            epoch, step = epoch + 1, step + 1
+            given = len(train_set.ids), settings.train_batch_size, settings.seed, epoch
+            batch = batches.global_batches(*given)[position]
+            lr = learning_rate(step, last_step, settings.learning_rate, settings.warmup_ratio)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            # Each rank's sum, then one all-reduce: the exact mean over the global batch.
+            loss, max_tokens = accumulate_gradients(
+                settings, accelerator, classifier, train_set, batch, step, max_tokens
+            )
+            loss, stopping = distributed.all_reduce_gradients(accelerator, parameters, loss, stop)
+            norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+            check_finite(loss, norm, accelerator.scaler, step, [train_set.rows[i] for i in batch])
+            optimizer.step()
+
+            entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": lr}
+            entry["tokens"] = sum(train_set.lengths[i] for i in batch)
+            log.step({**entry, "seconds": time.perf_counter() - started})
+            if stopping:
+                raise Stopped(stop)
+            if step % settings.checkpointing_steps == 0:
+                checkpoint.save(run, step, max_tokens, *state)
+    except Stopped:  # after a step, or in an evaluation: `step` is complete either way
+        checkpoint.save(run, step, max_tokens, *state)
+        raise
+
+
+def accumulate_gradients(settings, accelerator, classifier, train_set, batch, step, max_tokens):
+    """Compute the gradients of this rank's share. Returns (its part of the loss, token budget)."""
+    rank, lengths = accelerator.process_index, train_set.lengths
+    mine = batches.share(batch, lengths, rank, accelerator.num_processes)
+    smoothing = settings.label_smoothing_factor  # Szegedy et al. 2016
+    classifier.train()
+    while True:
+        classifier.zero_grad()
+        torch.manual_seed(batches.dropout_seed(settings.seed, step, rank))
+        loss = torch.zeros((), device=accelerator.device)
+        if accelerator.scaler:  # sets itself up at the first loss; an empty share has none
+            accelerator.scaler.scale(loss)
+        try:
+            for ids, inputs in inference.passes(classifier, train_set.ids, mine, max_tokens):
+                targets = torch.tensor([train_set.labels[i] for i in ids], device=loss.device)
+                with accelerator.autocast():
+                    logits = classifier(**inputs).logits.float()
+                # Sum here, divide once by the size of the global batch: exact for a short last
+                # batch, uneven shares and any micro-batches.
+                part = torch.nn.functional.cross_entropy(
+                    logits, targets, reduction="sum", label_smoothing=smoothing
+                )
+                accelerator.backward(part / len(batch))
+                loss += part.detach() / len(batch)
+            return loss, max_tokens
+        except RuntimeError as error:  # out of memory: the step starts again with half the budget
+            longest = max(lengths[i] for i in mine)
+            max_tokens = inference.smaller_budget(error, max_tokens, longest)
+
+
+def check_finite(loss, norm, scaler, step, rows):
+    """Raise RunError, with the rows of the batch, if the loss or a gradient is not finite."""
+    # Gradients beyond fp16's range are no failure: the scaler skips the step and scales less.
+    if not math.isfinite(loss) or not (scaler or norm.isfinite()):
+        found = f"the loss of step {step} is {loss}, the norm of its gradients {norm}"
+        rows = ", ".join(map(str, rows))
+        raise RunError(f"{found}, on the rows {rows}; a lower --learning_rate may help")
+
+
+def load_model(args, labels):
+    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest). Raises UserError."""
+    torch.manual_seed(args.seed)  # for a new head: the same on every process
+    with trial.loading(args.model_name_or_path, args.revision) as path:
+        config = model.config_for_training(path, labels, args.attention_dropout)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = model.for_reviews(tokenizer)
+        classifier, report = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, **model.LOADING
+        )
+        trial.check(tokenizer, classifier, report, new_head=True)
+    model.truncate_at(args.max_length, tokenizer)
+    commit = access.commit_of(args.model_name_or_path, path)
+    return tokenizer, classifier, commit, model.fingerprint(tokenizer, classifier)
 
 
 @script
 def main(argv=None):
     args = parse_args(argv)
-    run_folder.refuse_unwritable(args.output_dir)
-    run_folder.refuse_used(args.output_dir, args.overwrite_output_dir, args.resume)
-    for name in (args.model_name_or_path, args.dataset_name):
-        if Path(name).exists() and args.output_dir.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
-            raise UserError(f"--output_dir {args.output_dir}: {name} is in it; choose another folder for the run")
-    hub.connect(args.model_name_or_path, args.dataset_name)
-    device.keep_freed_memory()
+
+    # --- Check. Most mistakes end the run here, before a download.
+    output_dir = folder.check(args)
+    access.connect(args.model_name_or_path, args.dataset_name)
     precision = device.pick_precision(args.mixed_precision)
-    tracked = args.output_dir / run_folder.TRACKED
-    accelerator = processes.start(precision, log_with=pick_tracker(args.report_to), project_dir=tracked)
-    say = accelerator.on_main_process(print)
-    hardware = {
-        "device": device.describe(),
-        "processes": accelerator.num_processes,
-        "threads": device.use_all_cores(),
-        "precision": precision,
+    accelerator = launch.start(precision, args.report_to, output_dir / "trackers")
+
+    # --- Load. The main process goes first: it may download, the others then find the cache.
+    with distributed.main_process_first(accelerator):
+        train_reviews, test_reviews, labels, report = data.load_train_and_test(args)
+        tokenizer, classifier, commit, digest = load_model(args, labels)
+    train_set = model.encode_reviews(tokenizer, train_reviews, labels)
+    test_set = model.encode_reviews(tokenizer, test_reviews, labels)
+    packing.install(classifier.to(accelerator.device), precision)
+
+    # --- Describe: settings with defaults filled in, data, model and machine, for run.json.
+    steps_per_epoch = math.ceil(len(train_set.ids) / args.train_batch_size)
+    settings = vars(args) | {
+        "max_length": tokenizer.model_max_length,
+        "checkpointing_steps": args.checkpointing_steps or steps_per_epoch,
+        "max_tokens_per_device": args.max_tokens_per_device or inference.token_budget(classifier),
     }
-
-    with processes.main_first(accelerator):
-        train_reviews, test_reviews, names, report = data.load_train_and_test(args)
-        torch.manual_seed(args.seed)  # for the new head: the same on every process
-        tokenizer, classifier = model.load(args.model_name_or_path, names, args.revision, args.attention_dropout)
-    fingerprint = model.fingerprint(tokenizer, classifier)
-    args.max_length = tokenizer.model_max_length = model.pick_max_length(args.max_length, tokenizer.model_max_length)
-    train_ids, train_cut = data.encode(tokenizer, train_reviews.texts)
-    test_ids, test_cut = data.encode(tokenizer, test_reviews.texts)
-    train_labels = [names.index(label) for label in train_reviews.labels]
-    test_labels = [names.index(label) for label in test_reviews.labels]
-    pad = tokenizer.pad_token_id
-    cut = (train_cut + test_cut) / (len(train_ids) + len(test_ids))
-    say(f"reviews   {args.dataset_name}", *report, sep="\n          ")
-    say(f"          {cut:.0%} of those drawn are longer than {args.max_length} tokens: their end is read")
-    say(f"model     {args.model_name_or_path}: {classifier.num_parameters():,} parameters")
-    say("hardware  " + ", ".join(f"{key} {value}" for key, value in hardware.items()))
-
-    classifier.to(accelerator.device)
-    args.checkpointing_steps = args.checkpointing_steps or math.ceil(len(train_ids) / args.train_batch_size)
-    args.max_tokens_per_device = args.max_tokens_per_device or device.max_tokens(classifier)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
-    commits = {
-        "model": model.commit_of(args.model_name_or_path, args.revision),
-        "dataset": data.commit_of(args.dataset_name),
-    }
-    run = {**run_folder.environment(), "settings": settings, "labels": names, **hardware}
-    run |= {"commits": commits, "reviews": reviews, "model_sha256": fingerprint}
+    commits = {"model": commit, "dataset": access.commit_of(args.dataset_name)}
+    hardware = device.describe(), accelerator.num_processes, torch.get_num_threads(), precision
+    run = Run(settings, labels, reviews, commits, digest, *hardware)
+    report += [f"{train_set.truncated:,} training reviews are truncated at the start"]
+    accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
+    accelerator.print("hardware  {}, processes {}, threads {}, precision {}".format(*hardware))
 
+    # --- Train.
     def evaluate(max_tokens):
-        logits = inference.shared_logits(accelerator, classifier, test_ids, pad, precision, max_tokens, stop)
-        return metrics.score(logits, test_labels, names)
+        given = accelerator, classifier, test_set.ids, precision, max_tokens, stop
+        return metrics.score(inference.shared_logits(*given), test_set.labels, labels)
 
-    with stop_flag() as stop, run_folder.recorded(args.output_dir, run, accelerator.is_main_process) as done:
-        done = processes.add_up(accelerator, torch.tensor(done, device=accelerator.device)).item()
-        if done == run_folder.FINISHED:
-            accelerator.end_training()
-            return
-        accelerator.init_trackers("sentiment", config={k: v for k, v in settings.items() if v is not None})
-        log = TrainingLog(accelerator, args.output_dir, args.num_train_epochs * len(train_ids))
-        scores = train(args, run, accelerator, classifier, train_ids, train_labels, pad, evaluate, log, done, stop)
+    with stop_flag() as stop, folder.open_run(run, accelerator) as step:
+        if step == folder.FINISHED:
+            return accelerator.end_training()
+        scores = train(run, step, accelerator, classifier, train_set, evaluate, stop)
+        # --- Save.
         if accelerator.is_main_process:
-            model.save(args.output_dir, tokenizer, classifier)
-            run["seconds"] = sum(entry.get("seconds", 0) for entry in run_folder.read_log(args.output_dir))
-            run_folder.write_json(args.output_dir / "run.json", run)
-            origin = run_folder.origin(args.dataset_name, data.scored_split(test_reviews))
-            run_folder.write_results(args.output_dir, run, {**scores, **origin})
+            model.save(output_dir, tokenizer, classifier)
+            run.seconds = sum(entry.get("seconds", 0) for entry in read_log(output_dir))
+            run.write(output_dir)
+            origin = card.origin(args.dataset_name, commits["dataset"], test_reviews.scored_as())
+            card.write_results(output_dir, run, scores | origin)
     accelerator.end_training()
-    there = "" if args.output_dir == Path(model.DEFAULT_FOLDER) else f" --model_name_or_path {args.output_dir}"
-    say(f"accuracy {scores['accuracy']:.4f}, F1 {scores['f1']:.4f} on {scores['reviews']:,} test reviews")
-    say(f"the model is in {args.output_dir}; next: python evaluate.py{there}")
+    accelerator.print(f"next: python evaluate.py --model_name_or_path {output_dir}")
 
 
 if __name__ == "__main__":

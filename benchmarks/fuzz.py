@@ -2,10 +2,11 @@
 
     python benchmarks/fuzz.py --minutes 30
 
-The scripts' own main functions run, again and again, in a process that is started anew when it dies: evaluate.py on
-data files and on run folders, predict.py on model folders and on standard input. A finding is whatever is not an answer
-for each line, or one line on stderr with exit code 1 or 2, within 10 s and 1 GiB. It is printed with its number, which
---first takes; exit code 1 if there was one.
+The scripts' own main functions run, again and again, in a process that is started anew when it
+dies: evaluate.py on data files and on run folders, predict.py on model folders and on standard
+input. A finding is whatever is not an answer for each line, or one line on stderr with exit code 1
+or 2, within 10 s and 1 GiB. It is printed with its number, which --first takes; exit code 1 if
+there was one.
 """
 
 import argparse
@@ -46,17 +47,40 @@ PIECES = [
     b"1e999",
     b"-1",
 ]
-VALUES = [None, True, False, 0, -1, 1, 2, 2**31, 2**63, 10**30, 0.5, -1e308, "", "x", "../x", "a\n", "\0", "é\ud800"]
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    -1e308,
+    "",
+    "x",
+    "../x",
+    "a\n",
+    "\0",
+    "é\ud800",
+]
 VALUES += ["9" * 5000, [], [1], ["x"], [[]], {}, {"x": 1}, {"0": "x"}, {"type": "x"}]
 
 
 def mutated_bytes(draw, content):
-    """`content` with one to four changes: bytes flipped, cut out, put in, doubled, or the end lost."""
+    """`content` with one to four changes: bytes flipped, cut, put in, doubled, or the end lost."""
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(content) + 1)
         length = draw.choice([1, 1, 2, 8, 64, 1000])
-        piece = draw.choice([*PIECES, draw.randbytes(length), content[at : at + length] * draw.choice([1, 2, 50])])
-        content = draw.choice([content[:at] + piece + content[at + draw.choice([0, length]) :]] * 5 + [content[:at]])
+        piece = draw.choice(
+            [*PIECES, draw.randbytes(length), content[at : at + length] * draw.choice([1, 2, 50])]
+        )
+        content = draw.choice(
+            [content[:at] + piece + content[at + draw.choice([0, length]) :]] * 5 + [content[:at]]
+        )
     return content
 
 
@@ -117,14 +141,25 @@ def model_folder(draw, good, folder):
     names = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
     for name in draw.sample(names, draw.choice([1, 1, 2])):
         mutate(draw, run / name)
-    return "predict", ["--model_name_or_path", run], "A gripping film.\n\nDull, dull.\nÇa m'a plu 🙂".encode()
+    return (
+        "predict",
+        ["--model_name_or_path", run],
+        "A gripping film.\n\nDull, dull.\nÇa m'a plu 🙂".encode(),
+    )
 
 
 def standard_input(draw, good, folder):
     """predict.py on random lines, some of them JSON."""
-    flags = draw.choice([[], ["--output_format", "jsonl"], ["--jsonl"], ["--jsonl", "--threshold", "0.9"]])
-    lines = [json.dumps({"text": "good film", "n": [1, {"x": None}]}).encode() for _ in range(draw.randint(0, 5))]
-    content = b"\n".join(mutated_bytes(draw, line) if draw.random() < 0.4 else line for line in lines)
+    flags = draw.choice(
+        [[], ["--output_format", "jsonl"], ["--jsonl"], ["--jsonl", "--threshold", "0.9"]]
+    )
+    lines = [
+        json.dumps({"text": "good film", "n": [1, {"x": None}]}).encode()
+        for _ in range(draw.randint(0, 5))
+    ]
+    content = b"\n".join(
+        mutated_bytes(draw, line) if draw.random() < 0.4 else line for line in lines
+    )
     if draw.random() < 0.3:
         content = draw.randbytes(draw.choice([1, 10, 1000, 70_000]))
     return "predict", ["--model_name_or_path", good / "run", *flags], content
@@ -141,7 +176,10 @@ def attempt(number, good, folder):
     draw = random.Random(number)
     kind = draw.choice(KINDS)
     script, words, content = kind(draw, good, folder)
-    words = [*map(str, words), *(["--output_dir", str(folder / "out")] if script == "evaluate" else [])]
+    words = [
+        *map(str, words),
+        *(["--output_dir", str(folder / "out")] if script == "evaluate" else []),
+    ]
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     sys.stdin, usual = io.TextIOWrapper(io.BytesIO(content)), sys.stdin
     started = time.monotonic()
@@ -173,19 +211,30 @@ def make_good(folder):
 
     import train
 
-    rows = [{"text": f"{word} film {i}", "label": label} for i in range(6) for word, label in (("good", 1), ("bad", 0))]
+    rows = [
+        {"text": f"{word} film {i}", "label": label}
+        for i in range(6)
+        for word, label in (("good", 1), ("bad", 0))
+    ]
     data = datasets.Dataset.from_list(rows)
     data.to_csv(folder / "reviews.csv", index=False)
     data.to_json(folder / "reviews.jsonl")
     data.to_parquet(folder / "reviews.parquet")
     (folder / "reviews.csv.gz").write_bytes(gzip.compress((folder / "reviews.csv").read_bytes()))
-    words = ["--model_name_or_path", ROOT / "sample/model", "--dataset_name", folder / "reviews.csv"]
+    words = [
+        "--model_name_or_path",
+        ROOT / "sample/model",
+        "--dataset_name",
+        folder / "reviews.csv",
+    ]
     words += ["--output_dir", folder / "run", "--num_train_epochs", 1, "--mixed_precision", "no"]
     train.main([str(word) for word in words])
 
 
 def in_child(work):
-    """Run `work(write)` in a forked process, yield the lines it writes; a signal that ended it is yielded last."""
+    """Run `work(write)` in a forked process, yield the lines it writes; a signal that ended it is
+    yielded last.
+    """
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -205,7 +254,9 @@ def in_child(work):
 
 
 def fuzz(first, until, good):
-    """Cases from number `first` on, while `until()` is not true of their number; Counter of what they ended in."""
+    """Cases from number `first` on, while `until()` is not true of their number; Counter of what
+    they ended in.
+    """
     counts, number = Counter(), first
 
     def work(write):
@@ -233,15 +284,26 @@ def fuzz(first, until, good):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "0"}
-        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"  # it alone grows to 1 GB with the shapes of many cases
+        os.environ |= {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": scratch,
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "0",
+        }
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = (
+            "16"  # it alone grows to 1 GB with the shapes of many cases
+        )
         good = Path(scratch)
-        list(in_child(lambda write: make_good(good)))  # in a child: threads that computed do not survive a fork
+        list(
+            in_child(lambda write: make_good(good))
+        )  # in a child: threads that computed do not survive a fork
         import evaluate  # noqa: F401  (once, for all children)
         import predict  # noqa: F401
 

@@ -3,10 +3,11 @@
     python benchmarks/speed.py                          DistilBERT's shape, training and prediction
     python benchmarks/speed.py --shape minilm --rounds 5
 
-Each contestant runs in a process of its own, and the contestants take turns in every round, since machines are shared
-and noisy; the table gives medians over the rounds. The weights are random, the lengths of the texts those of IMDb
-reviews (log-normal, median 215 tokens, cut at 512). A training process does --updates updates of 16 reviews, of which
-the first two do not count; loading, scoring and saving do not count either.
+Each contestant runs in a process of its own, and the contestants take turns in every round, since
+machines are shared and noisy; the table gives medians over the rounds. The weights are random, the
+lengths of the texts those of IMDb reviews (log-normal, median 215 tokens, cut at 512). A training
+process does --steps steps of 16 reviews, of which the first two do not count; loading, scoring
+and saving do not count either.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import transformers
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sentiment import device  # noqa: E402  (the project's own folder comes first)
+from sentiment.runtime import device  # noqa: E402  (the project's own folder comes first)
 
 SHAPES = {  # width, blocks, heads, inner width
     "distilbert": (768, 6, 12, 3072),
@@ -41,8 +42,10 @@ VOCABULARY = 30522
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 
-def make_files(folder, shape, updates):
-    """A model without and one with attention dropout, a training and a test split, and texts to predict."""
+def make_files(folder, shape, steps):
+    """A model without and one with attention dropout, a training and a test split, and texts to
+    predict.
+    """
     width, blocks, heads, inner = SHAPES[shape]
     words = [f"w{i}" for i in range(VOCABULARY - 5)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
@@ -50,22 +53,32 @@ def make_files(folder, shape, updates):
     tokenizer.model_max_length = MAX_LENGTH
     for name, dropout in (("without", 0.0), ("with", 0.1)):
         torch.manual_seed(0)
-        size = {"dim": width, "n_layers": blocks, "n_heads": heads, "hidden_dim": inner, "vocab_size": VOCABULARY}
+        size = {
+            "dim": width,
+            "n_layers": blocks,
+            "n_heads": heads,
+            "hidden_dim": inner,
+            "vocab_size": VOCABULARY,
+        }
         config = transformers.DistilBertConfig(**size, attention_dropout=dropout)
         transformers.DistilBertForSequenceClassification(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     draw = random.Random(0)
     (folder / "reviews").mkdir()
-    for split, count in (("train", BATCH * updates), ("test", 4)):
+    for split, count in (("train", BATCH * steps), ("test", 4)):
         with open(folder / "reviews" / f"{split}.jsonl", "w", encoding="utf-8") as file:
             for i in range(count):
-                length = min(MAX_LENGTH - 2, max(8, round(draw.lognormvariate(math.log(215), 0.75))))
+                length = min(
+                    MAX_LENGTH - 2, max(8, round(draw.lognormvariate(math.log(215), 0.75)))
+                )
                 text = " ".join(draw.choices(words, k=length))
                 file.write(json.dumps({"text": text, "label": i % 2}) + "\n")
 
 
 def linear_parameters(shape):
-    """Parameters of the blocks' linear layers, by which useful floating-point operations are counted."""
+    """Parameters of the blocks' linear layers, by which useful floating-point operations are
+    counted.
+    """
     width, blocks, _, inner = SHAPES[shape]
     return blocks * (4 * width * width + 2 * width * inner)
 
@@ -83,7 +96,7 @@ def matrix_product_peak(precision):
     return max(rates)
 
 
-# --- The contestants in training; each returns [(real tokens, seconds)], one for every update
+# --- The contestants in training; each returns [(real tokens, seconds)], one for every step
 
 
 def plain_loop(model, folder):
@@ -95,7 +108,9 @@ def plain_loop(model, folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model)
     data = load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
-    data = data.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"])
+    data = data.map(
+        lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"]
+    )
     data = data.rename_column("label", "labels")
     collate = transformers.DataCollatorWithPadding(tokenizer)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, collate_fn=collate)
@@ -122,7 +137,9 @@ def trainer(model, folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model)
     data = load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
-    data = data.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"])
+    data = data.map(
+        lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"]
+    )
     times, tokens = [], []
 
     class Collator(transformers.DataCollatorWithPadding):
@@ -156,7 +173,11 @@ def trainer(model, folder):
             disable_tqdm=True,
         )
         transformers.Trainer(
-            classifier, arguments, data_collator=Collator(tokenizer), train_dataset=data, callbacks=[Clock()]
+            classifier,
+            arguments,
+            data_collator=Collator(tokenizer),
+            train_dataset=data,
+            callbacks=[Clock()],
         ).train()
     return times
 
@@ -166,7 +187,11 @@ def ours(model, folder):
     with tempfile.TemporaryDirectory() as output:
         words = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", output]
         words += ["--max_train_samples", 0, "--num_train_epochs", 1, "--train_batch_size", BATCH]
-        subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, ROOT / "train.py", *map(str, words)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         entries = [json.loads(line) for line in Path(output, "log.jsonl").read_text().splitlines()]
     return [(entry["tokens"], entry["seconds"]) for entry in entries if "loss" in entry]
 
@@ -192,7 +217,9 @@ def predict(model, folder):
     for chosen in (texts[:1], texts):
         started = time.perf_counter()
         words = [sys.executable, ROOT / "predict.py", "--model_name_or_path", str(model)]
-        subprocess.run(words, input="\n".join(chosen), text=True, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            words, input="\n".join(chosen), text=True, check=True, stdout=subprocess.DEVNULL
+        )
         seconds.append(time.perf_counter() - started)
     return [(len(texts) - 1, seconds[1] - seconds[0])]
 
@@ -201,7 +228,9 @@ TRAINING = {"plain loop": plain_loop, "Trainer, best flags": trainer, "train.py"
 
 
 def contest(contestants, folder, rounds):
-    """Run each of {name: words} in a process of its own, in turns; {name: [(units, seconds, peak bytes), ...]}."""
+    """Run each of {name: words} in a process of its own, in turns; {name: [(units, seconds, peak
+    bytes), ...]}.
+    """
     results = {name: [] for name in contestants}
     for number in range(rounds):
         for name, words in contestants.items():
@@ -216,7 +245,9 @@ def contest(contestants, folder, rounds):
                 sys.exit(f"{name} failed:\n{done.stderr}")
             units, seconds, peak = json.loads(done.stdout.splitlines()[-1])
             results[name].append((units, seconds, gpu.stop() or peak))
-            print(f"round {number + 1}: {name}: {units / seconds:,.1f}/s", file=sys.stderr, flush=True)
+            print(
+                f"round {number + 1}: {name}: {units / seconds:,.1f}/s", file=sys.stderr, flush=True
+            )
     return results
 
 
@@ -245,7 +276,7 @@ class GpuMemory:
 
 def run_contestant(folder, name, attention, *more):
     """In a process of its own: print [units, seconds, peak bytes] of one contestant."""
-    device.use_all_cores()
+    device.set_up()
     model, reviews = folder / attention, folder / "reviews"
     if name == "pipeline":
         times = pipeline(model, reviews, int(more[0]), more[1])
@@ -264,13 +295,17 @@ def rate(results):
 
 def print_training(results, shape, precision):
     peak, name = matrix_product_peak(precision), PRECISIONS[precision]
-    print(f"| training, {shape}'s shape | real tokens/s | ratio | useful GFLOP/s | of {name} peak | memory, GB |")
+    print(
+        f"| training, {shape}'s shape | real tokens/s | ratio | useful GFLOP/s | of {name} peak | "
+        "memory, GB |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     slowest = rate(next(iter(results.values())))
     for contestant, rows in results.items():
         useful = 6 * linear_parameters(shape) * rate(rows)
         memory = statistics.median(bytes for *_, bytes in rows) / 1e9
-        figures = f"{rate(rows):,.0f} | {rate(rows) / slowest:.1f} | {useful / 1e9:,.0f} | {useful / peak:.0%}"
+        figures = f"{rate(rows):,.0f} | {rate(rows) / slowest:.1f}"
+        figures += f" | {useful / 1e9:,.0f} | {useful / peak:.0%}"
         print(f"| {contestant} | {figures} | {memory:.1f} |")
     print(f"\nThe machine's {name} matrix product: {peak / 1e9:,.0f} GFLOP/s\n")
 
@@ -284,9 +319,13 @@ def print_prediction(results, shape):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="distilbert")
-    parser.add_argument("--updates", type=int, default=8, help="in each training process, the first two included")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="in each training process, the first two included"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["training", "prediction"])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -295,12 +334,14 @@ def main():
     if args.contestant:
         run_contestant(args.folder, *args.contestant)
         return
-    device.use_all_cores()
+    device.set_up()
     precision = device.pick_precision()
     with tempfile.TemporaryDirectory() as folder:
-        make_files(Path(folder), args.shape, args.updates)
+        make_files(Path(folder), args.shape, args.steps)
         threads = f"{torch.get_num_threads()} threads"
-        print(f"{device.describe()}, {threads}, {PRECISIONS[precision]}, torch {torch.__version__}\n")
+        print(
+            f"{device.describe()}, {threads}, {PRECISIONS[precision]}, torch {torch.__version__}\n"
+        )
         if args.only != "prediction":
             contestants = {
                 f"{name}, {attention} attention dropout": [name, attention]
@@ -312,8 +353,12 @@ def main():
             contestants = {"pipeline()": ["pipeline", "without", "1", "no"]}
             for batch_size in ("1", "8", "32"):
                 words = ["pipeline", "without", batch_size, precision]
-                if words not in contestants.values():  # in fp32 the first is what pipeline() does as it comes
-                    contestants[f"pipeline(), {PRECISIONS[precision]}, batches of {batch_size}"] = words
+                if (
+                    words not in contestants.values()
+                ):  # in fp32 the first is what pipeline() does as it comes
+                    contestants[f"pipeline(), {PRECISIONS[precision]}, batches of {batch_size}"] = (
+                        words
+                    )
             contestants["predict.py"] = ["predict.py", "without"]
             print_prediction(contest(contestants, folder, args.rounds), args.shape)
 

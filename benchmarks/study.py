@@ -1,20 +1,21 @@
-"""Which recipe is the most accurate? Train variants of train.py's with several seeds, score them, compare in pairs.
+"""Which recipe is the most accurate? Train variants of train.py's with several seeds, score them,
+compare in pairs.
 
     python benchmarks/study.py plain learning_rate=1e-4 learning_rate=1e-4+tail --seeds 1 2 3 4 5 \\
         --model FOLDER --train TRAIN.csv --scored VALIDATION.csv --results results.jsonl
     python benchmarks/study.py --results results.jsonl --compare plain
 
-A variant is `plain` (a learning rate of 5e-5, 3 epochs, the first tokens of a long review), or what differs from that,
-joined by +: train.py's flags, and what it has none for: tail (the last tokens of a long review), no_breaks (HTML line
-breaks read as spaces), reinit=N (of the last N blocks, Zhang et al. 2021), layer_decay=F (of the learning rate from
-each block to the one below, likewise), average=F (of the weights over the last share F of the updates), short_first (in
-the first epoch). train.py's default is num_train_epochs=5+no_breaks+tail. For each run a
-line of JSON is added to --results; runs that are there are not run again. study.md has the outcome, study.jsonl the
-runs behind it.
+A variant is `plain` (a learning rate of 5e-5, 3 epochs, the first tokens of a long review), or what
+differs from that, joined by +: train.py's flags, and what it has none for: tail (the last tokens of
+a long review), no_breaks (HTML line breaks read as spaces), reinit=N (of the last N blocks, Zhang
+et al. 2021), layer_decay=F (of the learning rate from each block to the one below, likewise),
+average=F (of the weights over the last share F of the steps), short_first (in the first epoch).
+train.py's default is num_train_epochs=5+no_breaks+tail. For each run a line of JSON is added to
+--results; runs that are there are not run again. study.md has the outcome, study.jsonl the runs
+behind it.
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import math
@@ -24,14 +25,19 @@ import re
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import scipy.stats
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import train
+from sentiment import batches, data, distributed, inference, metrics, model
+from sentiment.fast import packing
+from sentiment.runtime import device, launch
 
 JOBS = 2  # runs at once
 PLAIN = ["--learning_rate", "5e-5", "--num_train_epochs", "3"]
@@ -42,7 +48,9 @@ def parse(variant):
     """ "learning_rate=1e-4+tail" -> train.py's flags as words, {"tail": 1.0}."""
     settings = dict(part.partition("=")[::2] for part in variant.split("+") if part != "plain")
     tricks = {name: float(settings.pop(name) or 1) for name in TRICKS if name in settings}
-    return PLAIN + [word for name, value in settings.items() for word in (f"--{name}", value)], tricks
+    return PLAIN + [
+        word for name, value in settings.items() for word in (f"--{name}", value)
+    ], tricks
 
 
 def reinitialise(classifier, blocks):
@@ -58,7 +66,9 @@ def reinitialise(classifier, blocks):
 
 
 def decay_by_layer(optimizer, classifier, factor):
-    """Multiply each block's rate by `factor` for each block above it; the head's stays, the embeddings' is least."""
+    """Multiply each block's rate by `factor` for each block above it; the head's stays, the
+    embeddings' is least.
+    """
     top = classifier.config.num_hidden_layers + 1
     depths = {}
     for name, parameter in classifier.named_parameters():
@@ -68,7 +78,11 @@ def decay_by_layer(optimizer, classifier, factor):
     for group in optimizer.param_groups:
         for depth in range(top + 1):
             parameters = [p for p in group["params"] if depths[p] == depth]
-            groups += [{**group, "params": parameters, "scale": factor ** (top - depth)}] if parameters else []
+            groups += (
+                [{**group, "params": parameters, "scale": factor ** (top - depth)}]
+                if parameters
+                else []
+            )
     optimizer.param_groups = groups
 
     def scale(optimizer, *_):
@@ -79,73 +93,92 @@ def decay_by_layer(optimizer, classifier, factor):
 
 
 def average_weights(optimizer, parameters, first):
-    """The mean of the weights after update `first` and those behind it, in float64; it grows as the optimizer steps."""
-    means, updates = [torch.zeros_like(p, dtype=torch.float64) for p in parameters], 0
+    """The mean of the weights after step `first` and those behind it, in float64; it grows as the
+    optimizer steps.
+    """
+    means, steps = [torch.zeros_like(p, dtype=torch.float64) for p in parameters], 0
 
     def add(*_):
-        nonlocal updates
-        updates += 1
-        if updates >= first:
+        nonlocal steps
+        steps += 1
+        if steps >= first:
             for mean, parameter in zip(means, parameters, strict=True):
-                mean.lerp_(parameter.detach().double(), 1 / (updates - first + 1))
+                mean.lerp_(parameter.detach().double(), 1 / (steps - first + 1))
 
     optimizer.register_step_post_hook(add)
     return means
 
 
-def install(tricks):
-    """Make train.py, in this process, train by the tricks and score the last epoch only."""
-    train.model.for_reviews = lambda tokenizer: tokenizer
-    load, loop, make_optimizer = train.model.load, train.train, train.make_optimizer
-    global_batches = train.batches.global_batches
+def load(args, tricks, labels):
+    """(tokenizer, classifier) as the tricks want them; plain ones read the start of a review."""
+    torch.manual_seed(args.seed)
+    path = args.model_name_or_path
+    config = model.config_for_training(path, labels, args.attention_dropout)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    pretrained = AutoModelForSequenceClassification.from_pretrained
+    classifier, _ = pretrained(path, config=config, **model.LOADING)
+    model.agree(tokenizer, classifier)
+    model.truncate_at(args.max_length, tokenizer)
+    if "tail" in tricks:
+        tokenizer.truncation_side = "left"
+    if "no_breaks" in tricks:
+        model.read_breaks_as_spaces(tokenizer)
+    if "reinit" in tricks:
+        reinitialise(classifier, tricks["reinit"])
+    return tokenizer, classifier
 
-    def loaded(*args, **kwargs):
-        tokenizer, classifier = load(*args, **kwargs)
-        if "tail" in tricks:
-            tokenizer.truncation_side = "left"
-        if "no_breaks" in tricks:
-            train.model.read_breaks_as_spaces(tokenizer)
-        if "reinit" in tricks:
-            reinitialise(classifier, tricks["reinit"])
-        return tokenizer, classifier
 
-    def trained(args, run, accelerator, classifier, reviews, labels, pad, evaluate, *more):
-        epochs_left, means, parameters = args.num_train_epochs, [], list(classifier.parameters())
-        updates = epochs_left * math.ceil(len(reviews) / args.train_batch_size)
+def train_variant(args, tricks):
+    """train.py's loop with the tricks, in one process. Returns (scores, tokens, seconds)."""
+    precision = device.pick_precision(args.mixed_precision)
+    accelerator = launch.start(precision)
+    train_reviews, test_reviews, labels, _ = data.load_train_and_test(args)
+    tokenizer, classifier = load(args, tricks, labels)
+    train_set = model.encode_reviews(tokenizer, train_reviews, labels)
+    test_set = model.encode_reviews(tokenizer, test_reviews, labels)
+    packing.install(classifier.to(accelerator.device), precision)
 
-        def optimizer_of(parameters, weight_decay):
-            optimizer = make_optimizer(parameters, weight_decay)
-            if "layer_decay" in tricks:
-                decay_by_layer(optimizer, classifier, tricks["layer_decay"])
-            if "average" in tricks:
-                means.extend(average_weights(optimizer, parameters, round(updates * (1 - tricks["average"])) + 1))
-            return optimizer
-
-        def evaluated(max_tokens):
-            nonlocal epochs_left
-            epochs_left -= 1
-            if epochs_left:
-                return dict.fromkeys(train.metrics.FIGURES, math.nan)
-            with torch.no_grad():
-                for parameter, mean in zip(parameters, means, strict=False):
-                    parameter.copy_(mean)
-            return evaluate(max_tokens)
-
-        train.make_optimizer = optimizer_of
-        return loop(args, run, accelerator, classifier, reviews, labels, pad, evaluated, *more)
-
-    def short_first(size, batch_size, seed, epoch):
-        if epoch == 1:  # the file is in that order
-            return [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
-        return global_batches(size, batch_size, seed, epoch)
-
-    train.model.load, train.train = loaded, trained
-    if "short_first" in tricks:
-        train.batches.global_batches = short_first
+    size, batch_size = len(train_set.ids), args.train_batch_size
+    steps_per_epoch = math.ceil(size / batch_size)
+    last_step, parameters = args.num_train_epochs * steps_per_epoch, list(classifier.parameters())
+    optimizer, means = train.make_optimizer(parameters, args.weight_decay), []
+    if "layer_decay" in tricks:
+        decay_by_layer(optimizer, classifier, tricks["layer_decay"])
+    if "average" in tricks:
+        first = round(last_step * (1 - tricks["average"])) + 1
+        means = average_weights(optimizer, parameters, first)
+    optimizer = accelerator.prepare(optimizer)
+    tokens, started, max_tokens = 0, time.perf_counter(), inference.token_budget(classifier)
+    for step in range(1, last_step + 1):
+        epoch, position = divmod(step - 1, steps_per_epoch)
+        if "short_first" in tricks and epoch == 0:  # the file is in that order
+            start = position * batch_size
+            batch = list(range(start, min(start + batch_size, size)))
+        else:
+            given = size, batch_size, args.seed, epoch + 1
+            batch = batches.global_batches(*given)[position]
+        lr = train.learning_rate(step, last_step, args.learning_rate, args.warmup_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss, max_tokens = train.accumulate_gradients(
+            args, accelerator, classifier, train_set, batch, step, max_tokens
+        )
+        distributed.all_reduce_gradients(accelerator, parameters, loss, ())
+        accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)
+        optimizer.step()
+        tokens += sum(train_set.lengths[i] for i in batch)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, means, strict=False):
+            parameter.copy_(mean)
+    logits = inference.logits(classifier, test_set.ids, precision, max_tokens=max_tokens)
+    return metrics.score(logits, test_set.labels, labels), tokens, seconds
 
 
 def write_reviews(folder, args):
-    """The data set that train.py reads: shorter reviews first, an order that short_first alone makes use of."""
+    """The data set that train.py reads: shorter reviews first, an order that short_first alone
+    makes use of.
+    """
     for split, source in (("train", args.train), ("test", args.scored)):
         with open(source, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -160,26 +193,27 @@ def run(job):
     folder, model, variant, seed = job
     words, tricks = parse(variant)
     threads = max(1, os.cpu_count() // JOBS)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # for train.py, which takes all cores else
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # set_up would take all cores
     torch.set_num_threads(threads)
-    install(tricks)
-    with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(None):
-        paths = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", f"{output}/model"]
-        limits = ["--max_train_samples", 0, "--max_eval_samples", 0, "--checkpointing_steps", 10**6, "--seed", seed]
-        train.main.__wrapped__([str(word) for word in (*paths, *limits, *words)])  # without main's exit codes
-        scores = json.loads(Path(output, "model", "metrics.json").read_text())
-        log = [json.loads(line) for line in Path(output, "model", "log.jsonl").read_text().splitlines()]
+    device.set_up()
+    given = ["--model_name_or_path", model, "--dataset_name", folder, "--seed", seed]
+    given += ["--max_train_samples", 0, "--max_eval_samples", 0, *words]
+    scores, tokens, seconds = train_variant(train.parse_args(list(map(str, given))), tricks)
     figures = {name: scores[name] for name in ("accuracy", "f1", "calibration_error")}
-    totals = {name: sum(entry.get(name, 0) for entry in log) for name in ("tokens", "seconds")}
-    return {"variant": variant, "seed": seed, **figures, **totals}
+    return {"variant": variant, "seed": seed, **figures, "tokens": tokens, "seconds": seconds}
 
 
 def compare(results, reference):
-    """A table: for each variant, and the seeds it shares with `reference`, the difference in points of accuracy."""
+    """A table: for each variant, and the seeds it shares with `reference`, the difference in points
+    of accuracy.
+    """
     accuracies = {}
     for row in results:
         accuracies.setdefault(row["variant"], {})[row["seed"]] = 100 * row["accuracy"]
-    print("| variant | seeds | accuracy | spread (sd) | worst | difference, paired by seed | 95% interval |")
+    print(
+        "| variant | seeds | accuracy | spread (sd) | worst | difference, paired by seed | 95% "
+        "interval |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for variant, by_seed in accuracies.items():
         found = list(by_seed.values())
@@ -189,7 +223,11 @@ def compare(results, reference):
         gains = [by_seed[seed] - accuracies[reference][seed] for seed in shared]
         difference = interval = ""
         if variant != reference and len(gains) > 1:
-            margin = scipy.stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+            margin = (
+                scipy.stats.t.ppf(0.975, len(gains) - 1)
+                * statistics.stdev(gains)
+                / math.sqrt(len(gains))
+            )
             mean = statistics.mean(gains)
             difference, interval = f"{mean:+.2f}", f"{mean - margin:+.2f} to {mean + margin:+.2f}"
         print(f"| {variant} | {figures} | {min(found):.2f} | {difference} | {interval} |")
@@ -200,16 +238,23 @@ def read(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--model", help="folder of an encoder")
     parser.add_argument("--train", type=Path, help="CSV of text and label")
     parser.add_argument("--scored", type=Path, help="CSV of text and label, to choose by")
     parser.add_argument(
-        "--results", type=Path, required=True, help="JSON lines, of one model and data set; new ones are added"
+        "--results",
+        type=Path,
+        required=True,
+        help="JSON lines, of one model and data set; new ones are added",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--compare", metavar="VARIANT", help="print the table of --results against this variant")
+    parser.add_argument(
+        "--compare", metavar="VARIANT", help="print the table of --results against this variant"
+    )
     args = parser.parse_args()
     if args.variants and not (args.model and args.train and args.scored):
         parser.error("variants need --model, --train and --scored")
@@ -223,7 +268,11 @@ def main():
             for row in pool.imap_unordered(run, jobs):
                 with open(args.results, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
-                print(f"{row['variant']} seed {row['seed']}: {row['accuracy']:.4f}", file=sys.stderr, flush=True)
+                print(
+                    f"{row['variant']} seed {row['seed']}: {row['accuracy']:.4f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     if args.compare:
         compare(read(args.results), args.compare)
 

@@ -1,11 +1,13 @@
-"""Is anything lost? Kill, stop, starve and damage runs of train.py on the sample, resume them, compare, count.
+"""Is anything lost? Kill, stop, starve and damage runs of train.py on the sample, resume them,
+compare, count.
 
     python benchmarks/trials.py                     all trials, twenty minutes
     python benchmarks/trials.py kills damage --count 10
 
-Every run that was disturbed must end with the weights of the run that nobody disturbed, bit for bit, and with its
-log.jsonl but for the seconds. Runs are forked off this process, which has the libraries imported (all but those that
-torchrun starts), so Linux is needed; disk mounts small file systems, as root.
+Every run that was disturbed must end with the weights of the run that nobody disturbed, bit for
+bit, and with its log.jsonl but for the seconds. Runs are forked off this process, which has the
+libraries imported (all but those that torchrun starts), so Linux is needed; disk mounts small file
+systems, as root.
 """
 
 import argparse
@@ -30,22 +32,43 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch  # noqa: E402
 
 import train  # noqa: E402  (the project's own folder comes first)
-from sentiment import batches, checkpoint, inference, run_folder  # noqa: E402
+from sentiment import batches, checkpoint, inference  # noqa: E402
+from sentiment.runtime.log import read_log  # noqa: E402
 
 WORDS = [
-    *("--model_name_or_path", ROOT / "sample" / "model", "--dataset_name", ROOT / "sample" / "reviews"),
-    *("--max_train_samples", 96, "--max_eval_samples", 48, "--train_batch_size", 8, "--num_train_epochs", 2),
+    *(
+        "--model_name_or_path",
+        ROOT / "sample" / "model",
+        "--dataset_name",
+        ROOT / "sample" / "reviews",
+    ),
+    *(
+        "--max_train_samples",
+        96,
+        "--max_eval_samples",
+        48,
+        "--train_batch_size",
+        8,
+        "--num_train_epochs",
+        2,
+    ),
     *("--max_tokens_per_device", 200, "--checkpointing_steps", 5, "--learning_rate", 3e-4),
 ]
-# What train.py calls: functions that tell this process when they begin (by a letter) and end (by a capital).
-MOMENTS = {"u": (batches, "dropout_seed"), "s": (checkpoint, "write"), "e": (inference, "shared_logits")}
+# What train.py calls: functions that tell this process when they begin (by a letter) and end (by a
+# capital).
+MOMENTS = {
+    "u": (batches, "dropout_seed"),
+    "s": (checkpoint, "write"),
+    "e": (inference, "shared_logits"),
+}
 
 
 class Run:
     """A run of train.py in `processes` processes forked off this one, writing into `folder`."""
 
     def __init__(self, folder, *words, processes=1):
-        self.folder, self.errors, self.seen = folder, tempfile.TemporaryFile("w+"), b""  # noqa: SIM115
+        self.folder, self.seen = folder, b""
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`end` closes it)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -54,16 +77,27 @@ class Run:
         for rank in range(processes):
             if not (process := os.fork()):
                 if processes > 1:
-                    layout = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-                    os.environ.update(address, **{name: str(value) for name, value in layout.items()})
+                    layout = {
+                        "RANK": rank,
+                        "LOCAL_RANK": rank,
+                        "WORLD_SIZE": processes,
+                        "LOCAL_WORLD_SIZE": processes,
+                    }
+                    os.environ.update(
+                        address, **{name: str(value) for name, value in layout.items()}
+                    )
                 self.be_the_run(rank, pipe, [*WORDS, "--output_dir", folder, *words])
             self.processes[process] = None
         os.close(pipe)
 
     def be_the_run(self, rank, pipe, words):
-        os.environ["OMP_NUM_THREADS"] = "1"  # several threads of so small a model wait for each other on a busy machine
+        os.environ["OMP_NUM_THREADS"] = (
+            "1"  # several threads of so small a model wait for each other on a busy machine
+        )
         torch.set_num_threads(1)
-        time.sleep = lambda seconds: None  # which the others do before they speak: the launcher would end them
+        time.sleep = lambda seconds: (
+            None
+        )  # which the others do before they speak: the launcher would end them
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(self.errors.fileno(), 2)
         for letter, (module, name) in MOMENTS.items() if rank == 0 else ():
@@ -119,16 +153,25 @@ def telling(function, pipe, letter):
 
 def result(folder):
     """What a disturbed run must share with an undisturbed one."""
-    left = {path.name for path in folder.iterdir() if path.name.startswith(".") or path.name == "checkpoints"}
+    left = {
+        path.name
+        for path in folder.iterdir()
+        if path.name.startswith(".") or path.name == "checkpoints"
+    }
     assert not left, f"{folder}: {left} left behind"
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return (folder / "model.safetensors").read_bytes(), [{**entry, "seconds": None} for entry in entries]
+    return (folder / "model.safetensors").read_bytes(), [
+        {**entry, "seconds": None} for entry in entries
+    ]
 
 
 def reference(work, *words, processes=1):
-    """The result of the run that nobody disturbs, its seconds, and those of its second checkpoint."""
-    started, run = time.perf_counter(), Run(work / f"undisturbed-{processes}", *words, processes=processes)
+    """The result of an undisturbed run, its seconds, and those of its second checkpoint."""
+    started, run = (
+        time.perf_counter(),
+        Run(work / f"undisturbed-{processes}", *words, processes=processes),
+    )
     run.wait_for("s", 2)
     save = time.perf_counter()
     run.wait_for("S", 2)
@@ -168,18 +211,40 @@ def kills(work, count, draw):
 
 def restarts(work, count, draw):
     """kill -9 for one of two processes, which torchrun then restarts."""
-    longer = "--num_train_epochs", 12
+    longer = "--num_train_epochs", 8
     wanted, *_ = reference(work, *longer, processes=2)
     killed = runs = 0
     while killed < count:
         folder, more = work / "restarted", (*longer, "--resume", "--output_dir", work / "restarted")
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--monitor-interval", 0.2]
-        words = [sys.executable, *launcher, "--max-restarts", count, ROOT / "train.py", *WORDS, *more]
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            2,
+            "--monitor-interval",
+            0.2,
+        ]
+        words = [
+            sys.executable,
+            *launcher,
+            "--max-restarts",
+            count,
+            ROOT / "train.py",
+            *WORDS,
+            *more,
+        ]
         with open(work / "restarted.err", "w") as errors:
-            job = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=errors)
+            job = subprocess.Popen(
+                [str(word) for word in words], stdout=subprocess.DEVNULL, stderr=errors
+            )
         while job.poll() is None:
-            if killed < count and (processes := children(job.pid)) and (folder / "log.jsonl").exists():
-                time.sleep(draw.uniform(0, 8))
+            if (
+                killed < count
+                and (processes := children(job.pid))
+                and (folder / "log.jsonl").exists()
+            ):
+                time.sleep(draw.uniform(0, 3))
                 if job.poll() is None and (processes := children(job.pid)):
                     os.kill(draw.choice(processes), signal.SIGKILL)
                     killed += 1
@@ -197,7 +262,9 @@ def children(process):
 
 
 def signals(work, count, draw):
-    """Three signals in an update, a save and an evaluation, to one process, one of two, and both of two."""
+    """Three signals in a step, a save and an evaluation, to one process, one of two, and both of
+    two.
+    """
     cases = [
         (name, moment, processes, receivers)
         for processes, receivers in ((1, [0]), (2, [0]), (2, [1]), (2, [0, 1]))
@@ -221,11 +288,16 @@ def signals(work, count, draw):
         assert len(errors) == processes, case
         assert json.loads((run.folder / "status.json").read_text())["status"] == "preempted", case
         finish(run.folder, wanted[processes], processes)
-    return f"{min(count, len(cases))} stops: all preempted within {slowest:.1f} s, all resumed to the same end"
+    return (
+        f"{min(count, len(cases))} stops: all preempted within {slowest:.1f} s, all resumed to "
+        "the same end"
+    )
 
 
 def disk(work, count, draw):
-    """A file system that is full after a share of what a run needs, from a tenth on; then room is made."""
+    """A file system that is full after a share of what a run needs, from a tenth on; then room is
+    made.
+    """
     wanted, *_ = reference(work)
     place, failed, whole = work / "small", 0, 0
     place.mkdir()
@@ -239,37 +311,38 @@ def disk(work, count, draw):
             assert len(errors) == 1, errors
             failed += 1
             saved = checkpoint.found(run.folder)
-            assert all(checkpoint.damaged_file(path) is None for path in saved), saved
+            assert all(map(checkpoint.is_whole, saved)), saved
             assert len(saved) >= min(run.seen.count(b"S"), 1)
             whole += len(saved)
             subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
             finish(run.folder, wanted)
         finally:
             subprocess.run(["umount", "-l", place], check=True)
-    return f"{failed} full disks: one line each, {whole} checkpoints left, all whole; all went on to the same end"
+    return (
+        f"{failed} full disks: one line each, {whole} checkpoints left, all whole; all went on to "
+        "the same end"
+    )
 
 
 def damage(work, count, draw):
-    """One byte flipped or taken out of a file of a checkpoint."""
+    """One byte flipped or taken out of a checkpoint."""
     run = Run(work / "damaged")
     assert run.wait_for("S", 1)
     run.send(signal.SIGTERM, run.processes)
     run.end()
     path = checkpoint.found(run.folder)[0]
-    assert checkpoint.damaged_file(path) is None
+    assert checkpoint.is_whole(path)
+    whole = path.read_bytes()
     for number in range(count):
-        file = sorted(path.iterdir())[number % 3]
-        whole = file.read_bytes()
-        at = draw.randrange(len(whole))
+        at = draw.randrange(4096 if number % 3 == 0 else len(whole))  # a third in the header
         flipped = bytes([whole[at] ^ draw.randint(1, 255)]) if number % 2 else b""
-        file.write_bytes(whole[:at] + flipped + whole[at + 1 :])
-        assert checkpoint.damaged_file(path) == file.name, f"{file.name}: byte {at} of {len(whole)} goes unnoticed"
-        file.write_bytes(whole)
-    return f"{count} bytes flipped or taken out of a checkpoint's files: all noticed"
+        path.write_bytes(whole[:at] + flipped + whole[at + 1 :])
+        assert not checkpoint.is_whole(path), f"byte {at} of {len(whole)} goes unnoticed"
+    return f"{count} bytes flipped or taken out of a checkpoint: all noticed"
 
 
 def cost(work, count, draw):
-    """Saving DistilBERT, beside its updates of 16 reviews as long as IMDb's."""
+    """Saving DistilBERT, beside its steps of 16 reviews as long as IMDb's."""
     import speed
 
     speed.make_files(work, "distilbert", count)
@@ -281,13 +354,22 @@ def cost(work, count, draw):
         seconds.append(time.perf_counter() - started)
 
     checkpoint.save = timed
-    words = ["--model_name_or_path", work / "with", "--dataset_name", work / "reviews", "--max_train_samples", 0]
+    words = [
+        "--model_name_or_path",
+        work / "with",
+        "--dataset_name",
+        work / "reviews",
+        "--max_train_samples",
+        0,
+    ]
     words += ["--num_train_epochs", 1, "--checkpointing_steps", 2, "--output_dir", work / "run"]
     train.main([str(word) for word in words])
-    updates = [entry["seconds"] for entry in run_folder.read_log(work / "run") if "loss" in entry]
-    save, update = statistics.median(seconds), statistics.median(updates)
-    share = save / update / 50
-    return f"a save takes {save:.2f} s, an update {update:.2f} s: every 50 updates, saving adds {share:.2%}"
+    steps = [entry["seconds"] for entry in read_log(work / "run") if "loss" in entry]
+    save, step = statistics.median(seconds), statistics.median(steps)
+    share = save / step / 50
+    return (
+        f"a save takes {save:.2f} s, a step {step:.2f} s: every 50 steps, saving adds {share:.2%}"
+    )
 
 
 TRIALS = {  # how often each by default
@@ -303,7 +385,9 @@ TRIALS = {  # how often each by default
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [trial.__name__ for trial in TRIALS]
-    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"{', '.join(names)} (default: all)")
+    parser.add_argument(
+        "trials", nargs="*", metavar="TRIAL", help=f"{', '.join(names)} (default: all)"
+    )
     parser.add_argument("--count", type=int, help="of kills, stops, ... in each trial")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     args = parser.parse_args(argv)

@@ -1,7 +1,9 @@
-"""Are two runs the same? python cluster/compare.py RUN_FOLDER OTHER_RUN_FOLDER prints the largest differences.
+"""Are two runs the same? python cluster/compare.py RUN_FOLDER OTHER_RUN_FOLDER prints the largest
+differences.
 
-Exit code 0 if losses agree to 1e-6 relative, and learning rates and the counts of the evaluations exactly, else 1.
-Dropout draws other numbers in other layouts, so it must be off for that (without_dropout.py).
+Exit code 0 if losses agree to 1e-6 relative, and learning rates and the counts of the evaluations
+exactly, else 1. Dropout draws other numbers in other layouts, so it must be off for that
+(without_dropout.py).
 """
 
 import json
@@ -10,17 +12,30 @@ from pathlib import Path
 
 
 def entries(folder):
-    lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "loss" in line], [line["eval"] for line in lines if "eval" in line]
+    lines = [
+        json.loads(line)
+        for line in (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    return [line for line in lines if "loss" in line], [
+        line["eval"] for line in lines if "eval" in line
+    ]
 
 
 def main(one, other):
-    (updates, scores), (others, other_scores) = entries(one), entries(other)
-    pairs = list(zip(updates, others, strict=True))
+    (steps, scores), (others, other_scores) = entries(one), entries(other)
+    pairs = list(zip(steps, others, strict=True))
     loss = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in pairs)
-    rates = all(a["learning_rate"] == b["learning_rate"] and a["tokens"] == b["tokens"] for a, b in pairs)
-    counts = [s["confusion_matrix"] for s in scores] == [s["confusion_matrix"] for s in other_scores]
-    print(f"{len(pairs)} updates: largest relative difference of a loss {loss:.1e}; learning rates and tokens", end=" ")
+    rates = all(
+        a["learning_rate"] == b["learning_rate"] and a["tokens"] == b["tokens"] for a, b in pairs
+    )
+    counts = [s["confusion_matrix"] for s in scores] == [
+        s["confusion_matrix"] for s in other_scores
+    ]
+    print(
+        f"{len(pairs)} steps: largest relative difference of a loss {loss:.1e}; learning "
+        "rates and tokens",
+        end=" ",
+    )
     print(f"{'equal' if rates else 'differ'}; confusion matrices {'equal' if counts else 'differ'}")
     return 0 if loss < 1e-6 and rates and counts else 1
 

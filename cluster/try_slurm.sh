@@ -69,9 +69,9 @@ submit_long() { # NAME TIME_LIMIT: prints the job's number
     sbatch --parsable --time "$2" --signal USR1@20 --output "$work/job-$1.out" --ntasks-per-node 2 --cpus-per-task 1 \
         cluster/train.sbatch "${long[@]}" --output_dir "$out/$1"
 }
-updates() { cat "$out/disturbed/log.jsonl" 2>/dev/null | wc -l; }
+steps() { cat "$out/disturbed/log.jsonl" 2>/dev/null | wc -l; }
 wait_for() { # UPDATES that were logged
-    until [ "$(updates)" -ge "$1" ]; do sleep 0.5; done
+    until [ "$(steps)" -ge "$1" ]; do sleep 0.5; done
 }
 wait_for_end() { # JOB
     while [ -n "$(squeue -h -j "$1" 2>/dev/null)" ]; do sleep 1; done

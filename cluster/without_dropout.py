@@ -1,6 +1,7 @@
 """Copy a model's folder with all dropout off: python cluster/without_dropout.py FOLDER COPY.
 
-Dropout draws other numbers in every layout of processes; without it runs can be compared to the last digits.
+Dropout draws other numbers in every layout of processes; without it runs can be compared to the
+last digits.
 """
 
 import json
@@ -13,7 +14,9 @@ def main(folder, copy):
     shutil.copytree(folder, copy)
     path = Path(copy, "config.json")
     settings = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({key: 0.0 if "dropout" in key else value for key, value in settings.items()}))
+    path.write_text(
+        json.dumps({key: 0.0 if "dropout" in key else value for key, value in settings.items()})
+    )
 
 
 if __name__ == "__main__":

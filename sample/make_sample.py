@@ -4,14 +4,18 @@
 
 writes two folders that stand in for a dataset and a checkpoint of the Hugging Face Hub:
 
-* ``reviews/`` holds ``train.csv`` and ``test.csv`` with the columns ``text`` and ``label``. A seeded grammar writes
-  the reviews. Each of them weighs praise against complaint, so that counting good and bad words is not enough: the
-  verdict depends on negation ("never dull"), on turns ("starts well, but ...") and on whose opinion it is.
-* ``model/`` holds a DistilBERT with its tokenizer, pre-trained as a masked language model on further texts of the
-  same grammar; behind [CLS] it guesses a rating. The checkpoint has no classification head: as with any other of its
-  kind, the head is new and is learned by fine-tuning.
+* ``reviews/`` holds ``train.csv`` and ``test.csv`` with the columns ``text`` and ``label``. A
+seeded grammar writes
+  the reviews. Each of them weighs praise against complaint, so that counting good and bad words is
+  not enough: the verdict depends on negation ("never dull"), on turns ("starts well, but ...") and
+  on whose opinion it is.
+* ``model/`` holds a DistilBERT with its tokenizer, pre-trained as a masked language model on
+further texts of the
+  same grammar; behind [CLS] it guesses a rating. The checkpoint has no classification head: as with
+  any other of its kind, the head is new and is learned by fine-tuning.
 
-Reviews and tokenizer are the same on every machine; the weights are the same whenever machine and PyTorch are.
+Reviews and tokenizer are the same on every machine; the weights are the same whenever machine and
+PyTorch are.
 """
 
 import argparse
@@ -34,9 +38,9 @@ MOST_WORDS = 200
 MAX_LENGTH = 256
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Phrase bank
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def listed(phrases: str) -> tuple[str, ...]:
@@ -48,7 +52,8 @@ def listed(phrases: str) -> tuple[str, ...]:
 class Aspect:
     """One side of a film: what it may be called, and good and bad words for it.
 
-    A subject that ends in ``*`` is plural. ``does[good]`` holds whole predicates, ``{singular|plural}`` where needed.
+    A subject that ends in ``*`` is plural. ``does[good]`` holds whole predicates,
+    ``{singular|plural}`` where needed.
     """
 
     subjects: tuple[str, ...]
@@ -59,7 +64,9 @@ class Aspect:
 def aspect(subjects: str, good: str, bad: str, does_good: str, does_bad: str) -> Aspect:
     """Build an `Aspect` from comma-separated lists."""
     return Aspect(
-        listed(subjects), {True: listed(good), False: listed(bad)}, {True: listed(does_good), False: listed(does_bad)}
+        listed(subjects),
+        {True: listed(good), False: listed(bad)},
+        {True: listed(does_good), False: listed(does_bad)},
     )
 
 
@@ -83,7 +90,10 @@ ASPECTS = (
         "sharp, clever, intelligent, elegant, tight, thoughtful, inventive, brilliant",
         "lazy, muddled, shallow, sloppy, confused, witless, clumsy, careless",
         "trusts the audience, surprises at every turn, gives everyone something to say",
-        "explains everything twice, runs out of ideas after half an hour, gives nobody anything to say",
+        (
+            "explains everything twice, runs out of ideas after half an hour, gives nobody "
+            "anything to say"
+        ),
     ),
     aspect(
         "the dialogue, the talk between the leads, the banter",
@@ -181,26 +191,37 @@ ASPECTS = (
 # Words for a film as a whole, and for almost anything else.
 WORDS = {
     True: listed(
-        "good, great, wonderful, excellent, amazing, fantastic, brilliant, superb, lovely, delightful, charming, "
-        "entertaining, enjoyable, terrific, fascinating, rewarding, moving, funny, gripping, clever, beautiful, "
-        "touching, engaging, memorable, satisfying, magical, thrilling, exciting, fun, pleasant, impressive, "
-        "heartfelt, uplifting, remarkable, outstanding, marvellous, splendid, refreshing, intelligent, absorbing, "
+        "good, great, wonderful, excellent, amazing, fantastic, brilliant, superb, lovely, "
+        "delightful, charming, "
+        "entertaining, enjoyable, terrific, fascinating, rewarding, moving, funny, gripping, "
+        "clever, beautiful, "
+        "touching, engaging, memorable, satisfying, magical, thrilling, exciting, fun, pleasant, "
+        "impressive, "
+        "heartfelt, uplifting, remarkable, outstanding, marvellous, splendid, refreshing, "
+        "intelligent, absorbing, "
         "original, powerful, warm, witty, perfect, captivating, first-rate"
     ),
     False: listed(
-        "bad, terrible, awful, horrible, dreadful, poor, boring, dull, tedious, disappointing, annoying, weak, "
-        "stupid, silly, pointless, lifeless, forgettable, predictable, tiresome, dismal, miserable, mediocre, "
-        "unfunny, bland, lame, ridiculous, irritating, frustrating, painful, exhausting, ugly, clumsy, shallow, "
-        "empty, sloppy, unpleasant, pathetic, atrocious, abysmal, messy, lousy, dreary, worthless, unwatchable, "
+        "bad, terrible, awful, horrible, dreadful, poor, boring, dull, tedious, disappointing, "
+        "annoying, weak, "
+        "stupid, silly, pointless, lifeless, forgettable, predictable, tiresome, dismal, "
+        "miserable, mediocre, "
+        "unfunny, bland, lame, ridiculous, irritating, frustrating, painful, exhausting, ugly, "
+        "clumsy, shallow, "
+        "empty, sloppy, unpleasant, pathetic, atrocious, abysmal, messy, lousy, dreary, "
+        "worthless, unwatchable, "
         "stale, second-rate"
     ),
 }
 
 REACTIONS = {
     True: (
-        "I laughed out loud more than once", "I was close to tears twice", "I did not look at my watch once",
-        "the two hours flew by", "I cared about everyone in it", "I wanted to stay in that world for longer",
-        "nobody near us touched a phone", "people clapped when the lights came on", "I sat up and paid attention",
+        "I laughed out loud more than once", "I was close to tears twice",
+        "I did not look at my watch once",
+        "the two hours flew by", "I cared about everyone in it",
+        "I wanted to stay in that world for longer",
+        "nobody near us touched a phone", "people clapped when the lights came on",
+        "I sat up and paid attention",
         "we talked about it all the way home", "I was sorry when the lights came on",
     ),
     False: (
@@ -212,7 +233,8 @@ REACTIONS = {
     ),
 }  # fmt: skip
 
-# The two lists mirror each other: the same words in another order, or one small word, make the difference.
+# The two lists mirror each other: the same words in another order, or one small word, make the
+# difference.
 VERDICTS = {
     True: (
         "I would gladly see it again, faults and all.",
@@ -312,36 +334,55 @@ VERDICTS = {
     ),
 }
 
-# Slots: {c} a clause against the verdict, {m} a clause for it, {s} {adj} {opp} a subject with a word for and against.
+# Slots: {c} a clause against the verdict, {m} a clause for it, {s} {adj} {opp} a subject with a
+# word for and against.
 TURNS = (
-    "Although {c}, {m}.", "Though {c}, {m}.", "While {c}, {m}.", "{c}, but {m}.", "{c}, yet {m}.", "{c}; {m}, though.",
+    "Although {c}, {m}.", "Though {c}, {m}.", "While {c}, {m}.", "{c}, but {m}.", "{c}, yet {m}.",
+    "{c}; {m}, though.",
     "{c}. Still, {m}.", "{c}. Even so, {m}.", "{c}. All the same, {m}.", "{c}. And yet {m}.",
     "{m}, even though {c}.", "{m}, even if {c}.", "{m}, although {c}.", "{m}, never mind that {c}.",
-    "Yes, {c}, but {m}.", "Granted, {c}, but {m}.", "It is true that {c}; it matters more that {m}.",
+    "Yes, {c}, but {m}.", "Granted, {c}, but {m}.",
+    "It is true that {c}; it matters more that {m}.",
     "It matters less that {c} than that {m}.", "{c}, and none of that matters, because {m}.",
     "That {m} is what I will remember, not that {c}.", "I will forget that {c}, but not that {m}.",
-    "{relative} says that {c}. I disagree: {m}.", "One critic wrote that {c}; I saw another film, in which {m}.",
-    "Some will tell you that {c}. Do not believe them: {m}.", "I had been told that {c}. In fact, {m}.",
+    "{relative} says that {c}. I disagree: {m}.",
+    "One critic wrote that {c}; I saw another film, in which {m}.",
+    "Some will tell you that {c}. Do not believe them: {m}.",
+    "I had been told that {c}. In fact, {m}.",
     "You may read that {c}. The truth is that {m}.", "Others may find that {c}; for me, {m}.",
-    "Where {relative} found {s} {opp}, I would say {adj}.", "I had expected {s} to be {opp}, but {adj} is the word.",
-    "Some call {s} {opp}, but {adj} would be a better word.", "Call {s} {adj}; {opp} would be the wrong word.",
+    "Where {relative} found {s} {opp}, I would say {adj}.",
+    "I had expected {s} to be {opp}, but {adj} is the word.",
+    "Some call {s} {opp}, but {adj} would be a better word.",
+    "Call {s} {adj}; {opp} would be the wrong word.",
 )  # fmt: skip
 
 LONG_TURNS = (
-    "There is much to be said on the other side: {c}, {c2}, and {c3}. None of that decides the matter, because {m}.",
+    (
+        "There is much to be said on the other side: {c}, {c2}, and {c3}. None of that decides "
+        "the matter, because {m}."
+    ),
     "{c}, and {c2}. Add to this that {c3}. What counts in the end, though, is that {m}.",
     "I could repeat what others say about it: {c}, {c2}, and {c3}. I say that {m}, and that {m2}.",
     "{c}. {c2}. {c3}. Then I remember that {m}, and my mind is made up.",
-    "For a while I was of two minds, because {c}, {c2}, and {c3}. In the end, {m}, and that settled it.",
+    (
+        "For a while I was of two minds, because {c}, {c2}, and {c3}. In the end, {m}, and that "
+        "settled it."
+    ),
     "{relative} has three arguments: {c}, {c2}, and {c3}. I have one answer: {m}.",
-    "On the way in I heard strangers agree that {c}, that {c2}, and that {c3}. On the way out I knew better.",
+    (
+        "On the way in I heard strangers agree that {c}, that {c2}, and that {c3}. On the way "
+        "out I knew better."
+    ),
 )
 
 PLAIN = (
-    "{m}.", "{m}.", "{m}, and {m2}.", "{m}; {m2}.", "Above all, {m}.", "More than anything, {m}.", "To my mind, {m}.",
+    "{m}.", "{m}.", "{m}, and {m2}.", "{m}; {m2}.", "Above all, {m}.", "More than anything, {m}.",
+    "To my mind, {m}.",
     "I found {s} {adj}.", "Nobody could call {s} {opp}.", "There is nothing {opp} about {s}.",
-    "{s} {is} {adj}, not {opp}.", "Never once did I find {s} {opp}.", "{relative} says that {m}, and I agree.",
-    "As one critic wrote, {m}.", "I had been told that {m}, and it is true.", "{m}; not only that, but {m2}.",
+    "{s} {is} {adj}, not {opp}.", "Never once did I find {s} {opp}.",
+    "{relative} says that {m}, and I agree.",
+    "As one critic wrote, {m}.", "I had been told that {m}, and it is true.",
+    "{m}; not only that, but {m2}.",
     "{react}.", "{react}.", "{react}, and {m}.",
 )  # fmt: skip
 
@@ -350,81 +391,117 @@ COMPARISONS = (
     "I expected something {bad} and got something {good}.",
     "I got something {good} where I had expected something {bad}.",
     "What I had taken for {a} {bad} {film} turned out to be {a} {good} one.",
-    "The trailer makes it look {bad}. It is {good}.", "The book was {bad}; the {film} is anything but.",
+    "The trailer makes it look {bad}. It is {good}.",
+    "The book was {bad}; the {film} is anything but.",
     "The first film in the series was {bad}; this one is not.",
     "The first film in the series was {good}, and so is this one.",
-    "The book was {good} and {good2}, and so is the {film}.", "Where the book was {bad}, the {film} is {good}.",
-    "It is not {bad}, it is not {bad2}, and it is certainly not {bad3}.", "It is less {bad} than {good}.",
-    "It looks {bad} at first, and then it becomes {good}.", "To me, this is {a} {good} {film}, not {a} {bad} one.",
+    "The book was {good} and {good2}, and so is the {film}.",
+    "Where the book was {bad}, the {film} is {good}.",
+    "It is not {bad}, it is not {bad2}, and it is certainly not {bad3}.",
+    "It is less {bad} than {good}.",
+    "It looks {bad} at first, and then it becomes {good}.",
+    "To me, this is {a} {good} {film}, not {a} {bad} one.",
     "Far from being {bad}, it is {good}.", "Calling it {bad} would be wrong.",
-    "Some of it is {bad}, but most of it is {good}.", "Not everything in it is {good}, but very little is {bad}.",
+    "Some of it is {bad}, but most of it is {good}.",
+    "Not everything in it is {good}, but very little is {bad}.",
     "I cannot call it {bad}.", "I would call it {good}.",
-    "I have seen {bad} films this year, and this is not one of them.", "Nothing in it is as {bad} as the title.",
-    "The last {film} I saw was {bad}. This one is the opposite.", "The title is {bad}; the {film} is not.",
+    "I have seen {bad} films this year, and this is not one of them.",
+    "Nothing in it is as {bad} as the title.",
+    "The last {film} I saw was {bad}. This one is the opposite.",
+    "The title is {bad}; the {film} is not.",
 )  # fmt: skip
 
 ARTICLE_EXCEPTIONS = {"one", "unique", "useful", "european"}
 RELATIVES = listed(
-    "my sister, my brother, my father, my mother, my neighbour, a friend of mine, my aunt, my cousin, my old teacher"
+    "my sister, my brother, my father, my mother, my neighbour, a friend of mine, my aunt, my "
+    "cousin, my old teacher"
 )
 FILMS = listed("film, movie, picture")
 TITLE_FIRST = listed(
-    "Quiet, Crooked, Borrowed, Distant, Seventh, Hollow, Painted, Northern, Hidden, Silver, Patient, Wandering"
+    "Quiet, Crooked, Borrowed, Distant, Seventh, Hollow, Painted, Northern, Hidden, Silver, "
+    "Patient, Wandering"
 )
 TITLE_SECOND = listed(
-    "Harbour, Orchard, Lantern, Ferry, Staircase, Piano, Lighthouse, Winter, Letter, Garden, Bridge, Clock"
+    "Harbour, Orchard, Lantern, Ferry, Staircase, Piano, Lighthouse, Winter, Letter, Garden, "
+    "Bridge, Clock"
 )
 FIRST_NAMES = listed(
-    "Anna, Bruno, Clara, David, Elsa, Felix, Greta, Hugo, Irene, Jonas, Marta, Nina, Oscar, Ruth, Simon"
+    "Anna, Bruno, Clara, David, Elsa, Felix, Greta, Hugo, Irene, Jonas, Marta, Nina, Oscar, "
+    "Ruth, Simon"
 )
-LAST_NAMES = listed("Abbot, Brandt, Carver, Dorn, Ellis, Fenn, Harlow, Keller, Lund, Moreau, Novak, Quill, Rowe, Vale")
+LAST_NAMES = listed(
+    "Abbot, Brandt, Carver, Dorn, Ellis, Fenn, Harlow, Keller, Lund, Moreau, Novak, Quill, Rowe, "
+    "Vale"
+)
 HEROES = (
-    "a retired baker", "a young surgeon", "a brilliant chess player", "a lonely widow", "a piano tuner",
-    "a night nurse", "a bored clerk", "a taxi driver", "a failed poet", "a happy farmer", "a ship's cook",
-    "a clever pickpocket", "a village doctor", "a former boxer", "a young mother", "a railway inspector",
-    "a gentle giant", "a gifted painter", "a miserable landlord", "a librarian", "a clumsy detective",
-    "a schoolteacher", "a puppet maker", "a tired judge", "a charming swindler", "a country vet", "a stubborn widower",
+    "a retired baker", "a young surgeon", "a brilliant chess player", "a lonely widow",
+    "a piano tuner",
+    "a night nurse", "a bored clerk", "a taxi driver", "a failed poet", "a happy farmer",
+    "a ship's cook",
+    "a clever pickpocket", "a village doctor", "a former boxer", "a young mother",
+    "a railway inspector",
+    "a gentle giant", "a gifted painter", "a miserable landlord", "a librarian",
+    "a clumsy detective",
+    "a schoolteacher", "a puppet maker", "a tired judge", "a charming swindler", "a country vet",
+    "a stubborn widower",
     "an awful singer", "an old sailor", "a shy waiter",
 )  # fmt: skip
 DEEDS = (
-    "inherits a failing hotel", "finds a letter from a dead friend", "has to share a house with an old enemy",
-    "is mistaken for a famous spy", "goes home after thirty years", "loses everything in a terrible storm",
+    "inherits a failing hotel", "finds a letter from a dead friend",
+    "has to share a house with an old enemy",
+    "is mistaken for a famous spy", "goes home after thirty years",
+    "loses everything in a terrible storm",
     "adopts a difficult child", "plans one perfect robbery", "falls in love with the wrong person",
-    "tries to save a beautiful old theatre", "is the only witness to a dreadful crime", "learns to swim at sixty",
-    "sets out to find a lost brother", "takes a dull job in a bank", "moves next door to a horrible family",
+    "tries to save a beautiful old theatre", "is the only witness to a dreadful crime",
+    "learns to swim at sixty",
+    "sets out to find a lost brother", "takes a dull job in a bank",
+    "moves next door to a horrible family",
     "discovers a wonderful secret in the attic", "is sent to close a school", "buys a haunted boat",
     "must give a speech at a wedding", "crosses the mountains on foot", "starts a small restaurant",
     "wakes up in a strange town", "wins a fortune and tells nobody", "writes letters to a stranger",
     "looks after a great but bitter musician", "has one winter to repair a church",
 )  # fmt: skip
 PLACES = (
-    "in a small fishing village", "on a night train", "in a city without cars", "on an island in the north",
+    "in a small fishing village", "on a night train", "in a city without cars",
+    "on an island in the north",
     "in the last days of a long war", "in a shabby seaside town", "in a lovely valley full of bees",
-    "on the edge of the desert", "in a block of flats", "in the year of a great flood", "at a terrible boarding school",
-    "in the kitchens of a grand hotel", "in a town where nothing ever happens", "on a river boat", "in the far future",
+    "on the edge of the desert", "in a block of flats", "in the year of a great flood",
+    "at a terrible boarding school",
+    "in the kitchens of a grand hotel", "in a town where nothing ever happens", "on a river boat",
+    "in the far future",
     "in a beautiful house that nobody can afford",
 )  # fmt: skip
 THINGS = (
-    "a stolen violin", "a lost dog", "a wedding", "a broken radio", "a dreadful uncle", "a long walk in the snow",
-    "a box of old photographs", "a handsome stranger", "a horse race", "a funeral", "a perfect cake", "an ugly lamp",
-    "a quarrel over money", "a missing key", "a boring lecture on birds", "a charming thief", "a bicycle",
-    "a train that never stops", "a song from the war", "an excellent soup", "a goat", "a nasty surprise at the bank",
+    "a stolen violin", "a lost dog", "a wedding", "a broken radio", "a dreadful uncle",
+    "a long walk in the snow",
+    "a box of old photographs", "a handsome stranger", "a horse race", "a funeral",
+    "a perfect cake", "an ugly lamp",
+    "a quarrel over money", "a missing key", "a boring lecture on birds", "a charming thief",
+    "a bicycle",
+    "a train that never stops", "a song from the war", "an excellent soup", "a goat",
+    "a nasty surprise at the bank",
 )  # fmt: skip
 OPENINGS = (
     "{title} is about {hero} who {deed}.", "{title} follows {hero} who {deed}.",
     "{title} is set {place}, where {hero} {deed}.", "In {title}, {hero} {deed}.",
     "{title} tells the story of {hero} who {deed} {place}.", "{hero} {deed}: so begins {title}.",
-    "{name} plays {hero} who {deed}.", "This is the one in which {hero} {deed}.", "I saw {title} {when}.",
+    "{name} plays {hero} who {deed}.", "This is the one in which {hero} {deed}.",
+    "I saw {title} {when}.",
 )  # fmt: skip
 FACTS = (
     "Most of it takes place {place}.", "Meanwhile, {hero} {deed}.",
-    "Along the way there is {thing}, {thing2} and {thing3}.", "There is also {thing}, and later {thing2}.",
+    "Along the way there is {thing}, {thing2} and {thing3}.",
+    "There is also {thing}, and later {thing2}.",
     "{name} plays {hero}, and {name2} plays {hero2}.", "It lasts about two hours.",
-    "It is based on a novel that I have not read.", "The cinema was half full.", "It was filmed in black and white.",
-    "The title is explained in the first scene.", "Much of it is told in flashback.", "{name} wrote and directed it.",
+    "It is based on a novel that I have not read.", "The cinema was half full.",
+    "It was filmed in black and white.",
+    "The title is explained in the first scene.", "Much of it is told in flashback.",
+    "{name} wrote and directed it.",
     "{relative} came with me.", "There is hardly a word of dialogue for ten minutes.",
-    "By the second hour, {hero} {deed}.", "It begins with {thing} and ends with {thing2}.", "{name} wrote the music.",
-    "I will not say how {thing} comes into it.", "The rest of the story concerns {thing} and {hero}.",
+    "By the second hour, {hero} {deed}.", "It begins with {thing} and ends with {thing2}.",
+    "{name} wrote the music.",
+    "I will not say how {thing} comes into it.",
+    "The rest of the story concerns {thing} and {hero}.",
     "The first scene takes place {place}, the last one {place2}.",
 )  # fmt: skip
 WHEN = listed(
@@ -435,81 +512,116 @@ WHEN = listed(
 # For pre-training only: short opinions on anything, and ratings.
 MORE_WORDS = {
     True: listed(
-        "nice, fine, superior, fabulous, flawless, stellar, phenomenal, awesome, incredible, stunning, gorgeous, "
-        "hilarious, adorable, cute, friendly, helpful, tasty, delicious, comfortable, reliable, useful, fresh, cosy, "
-        "smart, sweet, cool, super, beloved, joyful, elegant, interesting, inspiring, heartwarming, addictive, "
-        "beautifully made, well made, well written, well acted, recommended, convincing, compelling, tender"
+        "nice, fine, superior, fabulous, flawless, stellar, phenomenal, awesome, incredible, "
+        "stunning, gorgeous, "
+        "hilarious, adorable, cute, friendly, helpful, tasty, delicious, comfortable, reliable, "
+        "useful, fresh, cosy, "
+        "smart, sweet, cool, super, beloved, joyful, elegant, interesting, inspiring, "
+        "heartwarming, addictive, "
+        "beautifully made, well made, well written, well acted, recommended, convincing, "
+        "compelling, tender"
     ),
     False: listed(
-        "nasty, inferior, gross, disgusting, useless, broken, rude, unfriendly, cold, slow, overpriced, dirty, "
-        "noisy, faulty, cheap, fake, wrong, sad, offensive, dumb, idiotic, ludicrous, confusing, depressing, "
-        "appalling, incompetent, uninteresting, wooden, flat, hollow, sickening, unreliable, inedible, hopeless, "
+        "nasty, inferior, gross, disgusting, useless, broken, rude, unfriendly, cold, slow, "
+        "overpriced, dirty, "
+        "noisy, faulty, cheap, fake, wrong, sad, offensive, dumb, idiotic, ludicrous, confusing, "
+        "depressing, "
+        "appalling, incompetent, uninteresting, wooden, flat, hollow, sickening, unreliable, "
+        "inedible, hopeless, "
         "badly made, poorly made, badly written, badly acted, overrated, incoherent, unconvincing"
     ),
 }
 NOUNS = listed(
-    "film, movie, story, book, show, series, meal, performance, evening, place, experience, product, ending, script"
+    "film, movie, story, book, show, series, meal, performance, evening, place, experience, "
+    "product, ending, script"
 )
 SHORT_SUBJECTS = listed(
-    "this, it, the film, the movie, the story, the book, the food, the service, the acting, the music, the place, "
-    "the staff, the cast, the room, the whole thing, the plot, the show, everything, the script, the ending"
+    "this, it, the film, the movie, the story, the book, the food, the service, the acting, the "
+    "music, the place, "
+    "the staff, the cast, the room, the whole thing, the plot, the show, everything, the script, "
+    "the ending"
 )
 DEGREES = listed(
-    "very, really, absolutely, truly, so, quite, simply, completely, utterly, thoroughly, just, incredibly"
+    "very, really, absolutely, truly, so, quite, simply, completely, utterly, thoroughly, just, "
+    "incredibly"
 )
 FEELINGS = {
     True: (
-        "I loved it", "I liked it", "I enjoyed it", "I loved every minute", "I enjoyed every minute", "I adored it",
+        "I loved it", "I liked it", "I enjoyed it", "I loved every minute",
+        "I enjoyed every minute", "I adored it",
         "I liked it a lot", "I would recommend it", "I can't wait to see it again", "don't miss it",
-        "highly recommended", "it made me smile", "well worth seeing", "I will come back", "I had a great time",
-        "it made me happy", "one of the best", "I was impressed", "it was worth the money", "what a joy",
-        "what a treat", "a masterpiece", "a triumph", "a gem", "a delight", "I could watch it again and again",
-        "do not miss it", "I was not disappointed", "better than I expected", "I did not regret it", "you will love it",
-        "my favourite", "I was moved", "hardly a failure", "hardly a mess", "I laughed a lot", "I am a fan",
-        "the best film of the year", "best evening ever", "the best thing I have seen in years", "I want more of it",
+        "highly recommended", "it made me smile", "well worth seeing", "I will come back",
+        "I had a great time",
+        "it made me happy", "one of the best", "I was impressed", "it was worth the money",
+        "what a joy",
+        "what a treat", "a masterpiece", "a triumph", "a gem", "a delight",
+        "I could watch it again and again",
+        "do not miss it", "I was not disappointed", "better than I expected", "I did not regret it",
+        "you will love it",
+        "my favourite", "I was moved", "hardly a failure", "hardly a mess", "I laughed a lot",
+        "I am a fan",
+        "the best film of the year", "best evening ever", "the best thing I have seen in years",
+        "I want more of it",
         "it made me laugh", "everyone should see it", "I recommend it to all",
-        "I would recommend this to all my friends", "it made me laugh and weep", "worth every penny",
+        "I would recommend this to all my friends", "it made me laugh and weep",
+        "worth every penny",
         "my heart was full",
     ),
     False: (
-        "I hated it", "I disliked it", "I did not like it", "I didn't like it", "I don't recommend it",
-        "I hated every minute", "I did not enjoy it", "I did not enjoy a single minute", "I would not recommend it",
-        "avoid it", "it made me angry", "not worth seeing", "I will not come back", "I had a bad time",
-        "it made me sad", "one of the worst", "I was not impressed", "it was a waste of money", "a waste of time",
-        "what a bore", "what a mess", "a mess", "a disaster", "a failure", "a flop", "rubbish", "I could not finish it",
-        "I walked out", "I fell asleep", "I was disappointed", "worse than I expected", "I regret it",
-        "you will hate it", "I want my money back", "hardly a masterpiece", "hardly a treasure", "I was bored",
-        "the worst film of the year", "worst evening ever", "the worst thing I have seen in years", "never again",
+        "I hated it", "I disliked it", "I did not like it", "I didn't like it",
+        "I don't recommend it",
+        "I hated every minute", "I did not enjoy it", "I did not enjoy a single minute",
+        "I would not recommend it",
+        "avoid it", "it made me angry", "not worth seeing", "I will not come back",
+        "I had a bad time",
+        "it made me sad", "one of the worst", "I was not impressed", "it was a waste of money",
+        "a waste of time",
+        "what a bore", "what a mess", "a mess", "a disaster", "a failure", "a flop", "rubbish",
+        "I could not finish it",
+        "I walked out", "I fell asleep", "I was disappointed", "worse than I expected",
+        "I regret it",
+        "you will hate it", "I want my money back", "hardly a masterpiece", "hardly a treasure",
+        "I was bored",
+        "the worst film of the year", "worst evening ever", "the worst thing I have seen in years",
+        "never again",
         "it made me cringe", "nobody should see it", "I recommend it to nobody",
-        "I would not recommend this to my friends", "it made me groan and yawn", "not worth a penny",
+        "I would not recommend this to my friends", "it made me groan and yawn",
+        "not worth a penny",
         "it makes no sense",
     ),
 }  # fmt: skip
 SHORTS = (
     "{a} {good} {noun}.", "{a} {degree} {good} {noun}.", "{a} {good}, {good2} {noun}.",
     "{a} {degree} {good}, {good2} {noun}.", "What {a} {good} {noun}!", "{subject} was {good}.",
-    "{subject} was {degree} {good}.", "{subject} is {good} and {good2}.", "{subject} was not {bad}.",
+    "{subject} was {degree} {good}.", "{subject} is {good} and {good2}.",
+    "{subject} was not {bad}.",
     "{subject} is not {bad} at all.", "Not {bad} at all.", "Not {bad}.", "Not {a} {bad} {noun}.",
     "{good}, {good2} and {good3}.", "{good}.", "{feel}.", "{feel}!", "{feel}.", "{feel}, {feel2}.",
-    "{feel} and {feel2}.", "{subject} was never {bad}.", "{subject} wasn't {bad}.", "It isn't {bad}.",
-    "I didn't find it {bad}.", "Hardly {bad}.", "It was far from {bad}.", "{subject} was anything but {bad}.",
-    "Not {bad} at all, {feel}.", "{subject} was {good}, and {feel}.", "This is {a} {good} {noun}, and {feel}.",
-    "I thought {subject} was {good}.", "I do not think that {subject} is {bad}.", "{subject} was {bad}, but {feel}.",
-    "I found it {good}.", "Hardly {a} {bad} {noun}.", "{a} {good} little {noun}.", "No {noun} could be less {bad}.",
+    "{feel} and {feel2}.", "{subject} was never {bad}.", "{subject} wasn't {bad}.",
+    "It isn't {bad}.",
+    "I didn't find it {bad}.", "Hardly {bad}.", "It was far from {bad}.",
+    "{subject} was anything but {bad}.",
+    "Not {bad} at all, {feel}.", "{subject} was {good}, and {feel}.",
+    "This is {a} {good} {noun}, and {feel}.",
+    "I thought {subject} was {good}.", "I do not think that {subject} is {bad}.",
+    "{subject} was {bad}, but {feel}.",
+    "I found it {good}.", "Hardly {a} {bad} {noun}.", "{a} {good} little {noun}.",
+    "No {noun} could be less {bad}.",
     "I expected {a} {bad} {noun}, but {feel}.",
 )  # fmt: skip
 RATINGS = {True: "good", False: "bad"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Writing
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 class Writer:
     """Writes texts from the phrase bank, and avoids using a phrase twice in one text.
 
-    Only `random.Random.random` is called, the one method that Python promises to keep for a given seed.
+    Only `random.Random.random` is called, the one method that Python promises to keep for a given
+    seed.
     """
 
     def __init__(self, seed: int):
@@ -532,7 +644,7 @@ class Writer:
         return None if self.used.issuperset(ASPECTS) else self.pick(ASPECTS)
 
     def clause(self, good: bool) -> str | None:
-        """Write a clause that praises or blames one side of the film, with or without a negation."""
+        """Write a clause that praises or blames one side of the film, maybe with a negation."""
         side = self.aspect()
         if side is None:
             return None
@@ -543,22 +655,39 @@ class Writer:
         else:
             verb = "are" if plural else "is"
             if kind < 0.42:
-                how = self.pick(("never", "hardly", "far from", "anything but", "not", "by no means", "not at all"))
+                how = self.pick(
+                    (
+                        "never",
+                        "hardly",
+                        "far from",
+                        "anything but",
+                        "not",
+                        "by no means",
+                        "not at all",
+                    )
+                )
                 predicate = f"{verb} {how} {self.pick(side.words[not good])}"
             elif kind < 0.57:
-                predicate = f"{verb} {self.pick(side.words[good])} and {self.pick(side.words[good])}"
+                predicate = (
+                    f"{verb} {self.pick(side.words[good])} and {self.pick(side.words[good])}"
+                )
             else:
                 predicate = f"{verb} {self.pick(side.words[good])}"
         return f"{subject} {predicate}"
 
     def fill(self, template: str, good: bool) -> str | None:
-        """Fill the slots of a template for a verdict; None if the text has run out of sides to judge."""
+        """Fill the slots of a template for a verdict; None if the text has run out of sides to
+        judge.
+        """
         values = {}
         side = self.aspect() if "{s}" in template else None
         if side is not None:
             values["s"], plural = number(self.pick(side.subjects))
             values["is"] = "are" if plural else "is"
-            values["adj"], values["opp"] = self.pick(side.words[good]), self.pick(side.words[not good])
+            values["adj"], values["opp"] = (
+                self.pick(side.words[good]),
+                self.pick(side.words[not good]),
+            )
         for slot in re.findall(r"{(\w+)}", template):
             name = slot.rstrip("0123456789")
             if name in SLOTS:
@@ -582,9 +711,13 @@ class Writer:
         return polish(template.format(**values))
 
     def opinion(self, good: bool) -> str | None:
-        """Write a sentence or two that speak for the verdict; None if there is nothing left to judge."""
+        """Write a sentence or two that speak for the verdict; None if there is nothing left to
+        judge.
+        """
         kind = self.rng.random()
-        return self.fill(self.pick(next(templates for limit, templates in OPINIONS if kind < limit)), good)
+        return self.fill(
+            self.pick(next(templates for limit, templates in OPINIONS if kind < limit)), good
+        )
 
     def review(self, good: bool) -> str:
         """Write one review with a good or a bad verdict."""
@@ -626,7 +759,8 @@ class Writer:
 OPINIONS = ((0.48, PLAIN), (0.75, TURNS), (0.81, LONG_TURNS), (1.0, COMPARISONS))
 LENGTHS = ((20, 35), (25, 50), (40, 80), (70, 170))
 SLOTS = {
-    "relative": RELATIVES, "film": FILMS, "hero": HEROES, "deed": DEEDS, "place": PLACES, "thing": THINGS, "when": WHEN,
+    "relative": RELATIVES, "film": FILMS, "hero": HEROES, "deed": DEEDS, "place": PLACES,
+    "thing": THINGS, "when": WHEN,
     "noun": NOUNS, "subject": SHORT_SUBJECTS, "degree": DEGREES,
 }  # fmt: skip
 
@@ -656,8 +790,10 @@ def count_words(sentences: list[str]) -> int:
     return sum(len(sentence.split()) for sentence in sentences)
 
 
-def make_reviews(seed: int, sizes: dict[str, int] = SPLIT_SIZES) -> dict[str, list[tuple[str, str]]]:
-    """Write as many reviews for each split as `sizes` says, half of them positive, no text twice."""
+def make_reviews(
+    seed: int, sizes: dict[str, int] = SPLIT_SIZES
+) -> dict[str, list[tuple[str, str]]]:
+    """Write as many reviews for each split as `sizes` says, half of them positive."""
     writer = Writer(seed)
     seen = set()
     splits = {}
@@ -684,20 +820,26 @@ def write_reviews(splits: dict[str, list[tuple[str, str]]], folder: Path) -> Non
 
 
 def make_pretraining_texts(seed: int, size: int, exclude: set[str]) -> list[tuple[str, str]]:
-    """Write texts with ratings for pre-training: first only short opinions, then more and more reviews."""
+    """Write texts with ratings for pre-training: first only short opinions, then more and more
+    reviews.
+    """
     writer = Writer(seed)
     rated = []
     while len(rated) < size:
         good = writer.chance(0.5)
-        text = writer.review(good) if writer.chance(0.7 * len(rated) / size) else writer.short_text(good)
+        text = (
+            writer.review(good)
+            if writer.chance(0.7 * len(rated) / size)
+            else writer.short_text(good)
+        )
         if text not in exclude:
             rated.append((text, RATINGS[good]))
     return rated
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Tokenizer and model
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -705,8 +847,9 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def make_tokenizer(texts: list[str], pieces: int = 120) -> DistilBertTokenizer:
     """Make a lower-casing WordPiece tokenizer that knows the words of some texts.
 
-    All other words are put together from the most frequent beginnings and ends of the known words, and from single
-    characters. Ties are broken by the alphabet, so that the vocabulary depends on the texts alone.
+    All other words are put together from the most frequent beginnings and ends of the known words,
+    and from single characters. Ties are broken by the alphabet, so that the vocabulary depends on
+    the texts alone.
     """
     words = Counter(word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower()))
     starts, ends = Counter(), Counter()
@@ -715,7 +858,13 @@ def make_tokenizer(texts: list[str], pieces: int = 120) -> DistilBertTokenizer:
             starts[word[:length]] += 1
             ends["##" + word[-length:]] += 1
     letters = string.digits + string.ascii_lowercase
-    tokens = [*SPECIAL_TOKENS, *string.punctuation, *"‘’“”–—…£€", *letters, *("##" + letter for letter in letters)]
+    tokens = [
+        *SPECIAL_TOKENS,
+        *string.punctuation,
+        *"‘’“”–—…£€",
+        *letters,
+        *("##" + letter for letter in letters),
+    ]
     for counter, size in ((words, len(words)), (starts, pieces), (ends, pieces)):
         tokens += sorted(counter, key=lambda token: (-counter[token], token))[:size]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -742,17 +891,25 @@ def make_model(tokenizer: DistilBertTokenizer) -> DistilBertForMaskedLM:
 
 
 def masking_rates(tokenizer: DistilBertTokenizer) -> torch.Tensor:
-    """Say for each token how often it is masked: words of opinion more often than others, special tokens never."""
+    """Say for each token how often it is masked: words of opinion more often than others, special
+    tokens never.
+    """
     rates = torch.full((len(tokenizer),), 0.05)
     opinions = [word for words in (WORDS, MORE_WORDS) for side in words.values() for word in side]
     opinions += [word for side in ASPECTS for words in side.words.values() for word in words]
-    rates[tokenizer.convert_tokens_to_ids([word for word in opinions if word in tokenizer.vocab])] = 0.1
+    rates[
+        tokenizer.convert_tokens_to_ids([word for word in opinions if word in tokenizer.vocab])
+    ] = 0.1
     rates[tokenizer.all_special_ids] = 0.0
     return rates
 
 
-def mask(input_ids: torch.Tensor, rates: torch.Tensor, mask_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hide tokens as BERT does: 80 % become [MASK], 10 % another token, 10 % stay. Return inputs and labels."""
+def mask(
+    input_ids: torch.Tensor, rates: torch.Tensor, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hide tokens as BERT does: 80 % become [MASK], 10 % another token, 10 % stay. Return inputs
+    and labels.
+    """
     chosen = torch.rand(input_ids.shape) < rates[input_ids]
     labels = input_ids.masked_fill(~chosen, -100)
     fate = torch.rand(input_ids.shape)
@@ -777,7 +934,11 @@ def make_batches(
         for index in torch.randperm(-(-len(near) // size)).tolist():
             texts, ratings = zip(*near[index * size : (index + 1) * size], strict=True)
             batch = tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
-            yield batch["input_ids"], batch["attention_mask"], torch.tensor(tokenizer.convert_tokens_to_ids(ratings))
+            yield (
+                batch["input_ids"],
+                batch["attention_mask"],
+                torch.tensor(tokenizer.convert_tokens_to_ids(ratings)),
+            )
 
 
 def pretrain(
@@ -787,15 +948,20 @@ def pretrain(
     batch_size: int = 16,
     learning_rate: float = 1e-3,
 ) -> None:
-    """Train the model to fill in masked words, and the rating behind [CLS], in one pass over the texts.
+    """Train the model to fill in masked words, and the rating behind [CLS], in one pass over the
+    texts.
 
-    The rating is no part of the text. It is the word to be guessed at [CLS], so that this token learns to take in the
-    text as a whole, which in BERT is the use of next sentence prediction.
+    The rating is no part of the text. It is the word to be guessed at [CLS], so that this token
+    learns to take in the text as a whole, which in BERT is the use of next sentence prediction.
     """
     rates = masking_rates(tokenizer)
     steps = -(-len(rated) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05
+    )
     model.eval()  # Dropout would only slow down a model that sees no text twice.
     totals = torch.zeros(2)
     batches = make_batches(tokenizer, rated, batch_size)
@@ -803,7 +969,9 @@ def pretrain(
         inputs, labels = mask(input_ids, rates, tokenizer.mask_token_id)
         hidden = model.distilbert(inputs, attention_mask=attention_mask).last_hidden_state
         chosen = labels != -100
-        losses = torch.stack((guess(model, hidden[chosen], labels[chosen]), guess(model, hidden[:, 0], ratings)))
+        losses = torch.stack(
+            (guess(model, hidden[chosen], labels[chosen]), guess(model, hidden[:, 0], ratings))
+        )
         losses.sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -813,27 +981,46 @@ def pretrain(
         if step % 1000 == 0 or step == steps:
             words, rating = (totals / ((step - 1) % 1000 + 1)).tolist()
             totals.zero_()
-            print(f"pre-training step {step}/{steps}: loss {words:.3f} words, {rating:.3f} ratings", flush=True)
+            print(
+                f"pre-training step {step}/{steps}: loss {words:.3f} words, {rating:.3f} ratings",
+                flush=True,
+            )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write the reviews and the pre-trained model."""
-    parser = argparse.ArgumentParser(description="Make the sample reviews and the tiny pre-trained DistilBERT.")
-    parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent, help="where to write (default: here)")
+    parser = argparse.ArgumentParser(
+        description="Make the sample reviews and the tiny pre-trained DistilBERT."
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path(__file__).parent,
+        help="where to write (default: here)",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--texts", type=int, default=160000, help="number of texts for pre-training")
+    parser.add_argument(
+        "--texts", type=int, default=160000, help="number of texts for pre-training"
+    )
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
-    torch.set_num_threads(1)  # The order of sums, and with it the last bit of a weight, depends on the threads.
+    torch.set_num_threads(
+        1
+    )  # The order of sums, and with it the last bit of a weight, depends on the threads.
     splits = make_reviews(args.seed)
     write_reviews(splits, args.output_dir / "reviews")
     own = {text for rows in splits.values() for text, _ in rows}
     rated = make_pretraining_texts(args.seed + 1, args.texts, exclude=own)
     tokenizer = make_tokenizer([text for text, _ in rated])
-    tokenizer.save_pretrained(args.output_dir / "model")  # before its use, which sets padding and truncation
+    tokenizer.save_pretrained(
+        args.output_dir / "model"
+    )  # before its use, which sets padding and truncation
     model = make_model(tokenizer)
-    print(f"{len(tokenizer)} tokens, {model.num_parameters()} parameters, {len(rated)} texts for pre-training")
+    print(
+        f"{len(tokenizer)} tokens, {model.num_parameters()} parameters, {len(rated)} texts for "
+        "pre-training"
+    )
     start = time.perf_counter()
     pretrain(model, tokenizer, rated)
     print(f"pre-trained in {time.perf_counter() - start:.0f} seconds")

@@ -1,13 +1,15 @@
-"""Which reviews an update sees, and who computes them. Pure functions of their arguments, the same on every process."""
+"""Which reviews a step uses, and which rank computes them: pure functions, equal on every rank."""
 
+import functools
 import hashlib
 import random
 
 import torch
 
 
+@functools.lru_cache(maxsize=1)  # asked for in every step
 def global_batches(size, batch_size, seed, epoch):
-    """The epoch's updates: a permutation of `size` reviews cut into batches; the last one may be short.
+    """The batches of an epoch: a permutation of `size` reviews, cut; the last one may be short.
 
     >>> global_batches(5, 2, seed=1, epoch=0)
     [[2, 1], [0, 4], [3]]
@@ -17,49 +19,44 @@ def global_batches(size, batch_size, seed, epoch):
     return [order[start : start + batch_size] for start in range(0, size, batch_size)]
 
 
-def share(batch, lengths, process, processes):
-    """The part of a global batch that one process computes, balanced by tokens; it may be empty.
-
-    The longest review left goes to the process with the fewest tokens so far. lengths: tokens of every review.
-    """
-    if processes == 1:
+def share(batch, lengths, rank, world_size):
+    """The part of a global batch that one rank computes, balanced by tokens; it may be empty."""
+    if world_size == 1:
         return batch
-    shares, tokens = [[] for _ in range(processes)], [0] * processes
-    for review in sorted(batch, key=lambda i: -lengths[i]):
+    shares, tokens = [[] for _ in range(world_size)], [0] * world_size
+    for review in sorted(batch, key=lambda i: -lengths[i]):  # the longest first
         least = tokens.index(min(tokens))
         shares[least].append(review)
         tokens[least] += lengths[review]
-    return shares[process]
+    return shares[rank]
 
 
 def micro_batches(reviews, lengths, max_tokens, padded):
-    """Reviews of like length, at most `max_tokens` tokens a pass; a longer review goes alone.
+    """Groups of similar length with at most `max_tokens` tokens each; a longer review goes alone.
 
-    padded: whether a review counts as much as the longest of its pass.
+    padded: whether a review costs as many tokens as the longest one of its group.
     """
-    batches, used = [], 0
+    groups, used = [], 0
     for review in sorted(reviews, key=lambda i: -lengths[i]):
-        size = lengths[batches[-1][0]] if padded and batches else lengths[review]
-        if batches and used + size <= max_tokens:
-            batches[-1].append(review)
+        size = lengths[groups[-1][0]] if padded and groups else lengths[review]
+        if groups and used + size <= max_tokens:
+            groups[-1].append(review)
             used += size
         else:
-            batches.append([review])
+            groups.append([review])
             used = lengths[review]
-    return batches
+    return groups
 
 
-def pad(reviews, pad_token_id, device):
-    """Token ids of B reviews -> the model's inputs: input_ids and attention_mask, int64 [B, longest]."""
-    ids = torch.nn.utils.rnn.pad_sequence(reviews, batch_first=True, padding_value=pad_token_id)
-    lengths = torch.tensor([len(review) for review in reviews])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+def pad(ids, pad_token_id, device):
+    """Token ids of B reviews -> the model's inputs: input_ids and attention_mask, int64 [B, L]."""
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_token_id)
+    lengths = torch.tensor([len(review) for review in ids])
+    mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
 
 
-def dropout_seed(seed, update, process):
-    """Seed of torch's generators for one update on one process.
-
-    torch's CPU generator keeps 32 bits of a seed only, so the three are hashed rather than packed into one integer.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}/{update}/{process}".encode()).digest()[:4], "big")
+def dropout_seed(seed, step, rank):
+    """Seed of torch's generators for one step on one rank."""
+    # Hashed, since torch's CPU generator uses only 32 bits: packed numbers would repeat streams.
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:4], "big")

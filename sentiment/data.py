@@ -1,33 +1,27 @@
-"""A Hub id, a folder or a file -> labelled reviews; checks, subsets, tokens."""
+"""A Hub id, a folder or a file -> labelled reviews, checked and sampled."""
 
-import functools
 import glob
 import hashlib
 import json
 import math
 import random
-import re
 import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from huggingface_hub.errors import HTTPError
+from sentiment.errors import UserError, first_line
+from sentiment.hub import access
+from sentiment.labels import class_names, label_name
 
-from sentiment import hub
-from sentiment.cli import UserError, first_line
-
-READERS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
-COMPRESSED = (".csv.gz", ".jsonl.gz")
-READABLE_NAMES = {"neg": "negative", "pos": "positive"}
-HELD_OUT = "held out of train"
-CUT_OFF = 0.1  # share of the reviews that becomes the test split where there is none
+READERS = {".csv": "csv", ".csv.gz": "csv", ".jsonl": "json", ".jsonl.gz": "json"}
+READERS |= {".parquet": "parquet"}
+HELD_OUT = "held out of train"  # in place of test
 
 
 @dataclass
 class Reviews:
-    """Labelled texts of one split. `rows` are their numbers, from 0, in the split; `labels` are names of classes."""
+    """Labelled texts of one split. rows: their numbers in it, from 0; labels: names of classes."""
 
     split: str
     rows: list[int]
@@ -38,257 +32,151 @@ class Reviews:
         return len(self.rows)
 
     def at(self, positions):
-        """The reviews at these positions, in this order."""
-        return Reviews(self.split, *([column[i] for i in positions] for column in (self.rows, self.texts, self.labels)))
+        columns = self.rows, self.texts, self.labels
+        return Reviews(self.split, *([column[i] for i in positions] for column in columns))
+
+    def without(self, texts):
+        return self.at([i for i, text in enumerate(self.texts) if text not in texts])
+
+    def sample(self, size, seed, at_least=0):
+        """`size` of the reviews by `stratified`, or all of them for 0."""
+        return self.at(stratified(self.labels, size or len(self), seed, at_least))
+
+    def scored_as(self):
+        return HELD_OUT if self.split == "train" else self.split
 
     def identity(self):
-        """What run.json keeps of them: enough to find the very same reviews again, and to notice if they changed."""
+        """To find these reviews again, and notice a change."""
         digest = hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
         return {"split": self.split, "rows": self.rows, "sha256": digest}
 
     def summary(self):
-        """Such as "100 reviews (50 negative, 50 positive)"."""
-        classes = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(self.labels).items()))
+        """For example "100 reviews (50 negative, 50 positive)"."""
+        counts = sorted(Counter(self.labels).items())
+        classes = ", ".join(f"{count:,} {label}" for label, count in counts)
         return f"{len(self):,} reviews ({classes})"
 
 
 def load_split(name, split, text_column="text", label_column="label"):
-    """One split of a Hub id, of a folder (its file train, validation or test) or of a single file ("train" only).
+    """One split of a Hub id, of a folder (its file of that name), or of a file ("train" only).
 
-    Reviews without a text or a label are left out. Returns (Reviews or None if there is no such split, the names of
-    the classes in the order of their ids, {"text": n, "label": n} of what was left out). Raises UserError.
+    Returns (Reviews, or None; names of the classes by id; what was left out, in words). UserError.
     """
-    path = Path(name)
-    if path.is_dir():
-        endings = [*READERS, *COMPRESSED]
-        files = [path / (split + ending) for ending in endings if (path / (split + ending)).exists()]
-        if len(files) > 1:
-            raise UserError(f"{name}: both {files[0].name} and {files[1].name}; leave one file for {split}")
-        data = read_file(files[0]) if files else None
-    elif path.exists():
-        data = read_file(path) if split == "train" else None
-    else:
-        data = read_hub(name).get(split)
+    data = read_split(name, split)
     if data is None:
-        return None, [], {}
-
+        return None, [], ""
     for flag, column in (("--text_column", text_column), ("--label_column", label_column)):
         if column not in data.column_names:
-            raise UserError(f"{flag} {column}: {name} has the columns {', '.join(data.column_names)}")
+            there = ", ".join(data.column_names)
+            raise UserError(f"{flag} {column}: {name} has the columns {there}")
     try:
         texts, labels = data[text_column][:], data[label_column][:]
-    except ValueError as error:  # in Parquet, strings that are none
+    except ValueError as error:  # Parquet whose strings are not UTF-8
         raise UserError(f"{name}: cannot be read: {first_line(error)}") from error
-    return labelled(split, texts, labels, data.features[label_column])
+    wrong = next((text for text in texts if not isinstance(text, str | None)), None)
+    if wrong is not None:
+        raise UserError(f"--text_column: strings are needed, {split} has {wrong!r}")
+    names = getattr(data.features[label_column], "names", None)
+    labels = [label_name(label, names) for label in labels]
+    with_text = [row for row, text in enumerate(texts) if text and text.strip()]
+    rows = [row for row in with_text if labels[row]]
+    reviews = Reviews(split, rows, [texts[row] for row in rows], [labels[row] for row in rows])
+    missing = f"{len(texts) - len(with_text):,} without text"
+    missing += f", {len(with_text) - len(rows):,} without label"
+    left_out = f", left out: {missing}" if len(rows) < len(texts) else ""
+    return reviews, class_names(reviews.labels, names), left_out
 
 
-def quiet_datasets():
-    """The datasets library. Imported late: predict.py does without, and hub.connect may set HF_HUB_OFFLINE before."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
-    return datasets
-
-
-@functools.cache  # for its several splits
-def read_hub(name):
-    """{split: datasets.Dataset} of a data set on the Hub, or of the cache if HF_HUB_OFFLINE is set."""
-    datasets = quiet_datasets()
-    try:
-        return datasets.load_dataset(name)
-    except (datasets.exceptions.DatasetGenerationError, HTTPError, OSError, RuntimeError, ValueError) as error:
-        cause = error.__cause__ or error
-        if type(cause) is OSError:  # a full disk, say
-            raise cause from None
-        raise UserError(hub.unavailable(name, cause, "sample/reviews")) from error
-
-
-def commit_of(name):
-    """The commit of a data set on the Hub that was read; None for a folder or a file."""
-    if Path(name).exists():
-        return None
-    files = next(iter(read_hub(name).values())).cache_files
-    return Path(files[0]["filename"]).parent.name if files else None  # the cache names its folders so
+def read_split(name, split):
+    path = Path(name)
+    if not path.exists():
+        return access.dataset(name).get(split)
+    if not path.is_dir():
+        return read_file(path) if split == "train" else None
+    paths = [path / (split + end) for end in READERS if (path / (split + end)).exists()]
+    if len(paths) > 1:
+        raise UserError(f"{name}: leave one of {paths[0].name} and {paths[1].name}")
+    return read_file(paths[0]) if paths else None
 
 
 def read_file(path):
-    """The datasets.Dataset in one file. CSV fields stay the strings they are, "NA", "null" and "007" too."""
-    import pandas  # here, as datasets is, and by which it comes
+    """The datasets.Dataset in a file. CSV fields stay strings, "NA" and "007" included."""
+    import pandas  # as late as datasets, which brings it
 
-    datasets = quiet_datasets()
-    if path.name.endswith(COMPRESSED):
-        reader = READERS[Path(path.stem).suffix]
-    elif path.suffix in READERS:
-        reader = READERS[path.suffix]
-    else:
-        raise UserError(f"{path}: cannot read this kind of file; {', '.join([*READERS, *COMPRESSED])} are possible")
-    if not path.stat().st_size:
-        raise UserError(f"{path}: the file is empty; a column of texts and one of labels are needed")
-    options = {}
+    datasets = access.quiet_datasets()
+    reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
+    if not reader:
+        raise UserError(f"{path}: cannot read this kind of file; possible are {', '.join(READERS)}")
+    options, failures = {}, (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration)
     try:
-        if reader == "csv":  # all columns as they are: types guessed from the first rows may not fit the others
+        if reader == "csv":  # types guessed from the first rows may not fit
             columns = pandas.read_csv(path, nrows=0).columns
             options = {"keep_default_na": False, "converters": dict.fromkeys(columns, str)}
-        data = datasets.load_dataset(reader, data_files=[glob.escape(str(path))], split="train", **options)
-    except (
-        datasets.exceptions.DatasetGenerationError,
-        ValueError,
-        StopIteration,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
+        paths = [glob.escape(str(path))]
+        data = datasets.load_dataset(reader, data_files=paths, split="train", **options)
+    except (*failures, OSError, EOFError, zlib.error) as error:
         cause = error.__cause__ or error
-        if type(cause) is OSError and cause.errno:  # a full disk, say; pyarrow's for a damaged file have no number
+        if type(cause) is OSError and cause.errno:  # a full disk
             raise cause from None
-        reason = "it has no rows" if "no data" in str(cause) else first_line(cause)
+        empty = "no data" in str(cause) or not str(cause)
+        reason = "it has no rows" if empty else first_line(cause)
         hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""
         raise UserError(f"{path}: cannot be read as {reader}: {reason}{hint}") from error
-    if reader == "csv" and any(column.startswith("__index_level_") for column in data.column_names):
-        raise UserError(f"{path}: cannot be read as csv: rows have more fields than the header (quote the texts)")
+    if reader == "csv" and any(name.startswith("__index_level_") for name in data.column_names):
+        raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
     return data
 
 
-def labelled(split, texts, labels, feature):
-    """Columns as they were read -> what load_split returns. `feature` is the label column's datasets feature."""
-    wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
-    if wrong is not None:
-        raise UserError(f"--text_column: strings are needed, {split} has {wrong!r}")
-    labels = [label_name(label, getattr(feature, "names", None)) for label in labels]
-    has_text = [bool(text and text.strip()) for text in texts]
-    rows = [row for row, label in enumerate(labels) if has_text[row] and label]
-    left_out = {"text": has_text.count(False), "label": sum(map(bool, has_text)) - len(rows)}
-    reviews = Reviews(split, rows, [texts[row] for row in rows], [labels[row] for row in rows])
-    return reviews, class_names(reviews.labels, getattr(feature, "names", None)), left_out
-
-
-def label_name(label, names=None):
-    """The name people read of a label, or "" if it is missing: None, nan, an empty string, a negative ClassLabel.
-
-    `names` are a ClassLabel's. 1 and 1.0 are both "1": a column of integers with gaps is often written as floats.
-    """
-    if label is None or label != label or (names and label < 0):
-        return ""
-    if isinstance(label, (list, dict)):
-        raise UserError(f"--label_column: one integer or string for each review is needed, not {label!r}")
-    name = names[label] if names else re.sub(r"^(-?[0-9]+)\.0$", r"\1", str(label).strip())
-    return READABLE_NAMES.get(name, name)
-
-
-def class_names(labels, names=None):
-    """Classes in the order of their ids: a ClassLabel's own; integers by value; strings by the alphabet."""
-    if names:
-        return [READABLE_NAMES.get(name, name) for name in names]
-    found = sorted(set(labels))
-    return sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]+", name) for name in found) else found
-
-
 def stratified(labels, size, seed, at_least=0):
-    """Positions of `size` reviews (all if there are no more), drawn with `seed`, ascending; a pure function.
-
-    Classes share the places as they share the reviews (Sainte-Laguë's method); each gets `at_least` of them first.
+    """Ascending positions of `size` reviews, or all. Classes keep their proportions (Sainte-Laguë's
+    method), after `at_least` places for each.
     """
     if size >= len(labels):
         return list(range(len(labels)))
     members = defaultdict(list)
     for position, label in enumerate(labels):
         members[label].append(position)
-    places = Counter()
-    for _ in range(size):
-        # The class that is most behind its share; one that is used up is out.
-        open_classes = [label for label in members if places[label] < len(members[label])]
-        behind = max(open_classes, key=lambda c: (places[c] < at_least, len(members[c]) / (2 * places[c] + 1)))
-        places[behind] += 1
-    return sorted(
-        position
-        for label, positions in members.items()
-        for position in random.Random(f"{seed}/{label}").sample(positions, places[label])
+    places = sorted(
+        (k >= at_least, -len(positions) / (2 * k + 1), order, label)
+        for order, (label, positions) in enumerate(members.items())
+        for k in range(len(positions))
     )
+    sample = []
+    for label, count in Counter(label for *_, label in places[:size]).items():
+        sample += random.Random(f"{seed}/{label}").sample(members[label], count)
+    return sorted(sample)
 
 
 def load_train_and_test(args):
-    """The reviews to train on and to score, as the settings in `args` draw them.
-
-    Returns (train: Reviews, test: Reviews, names of the classes, lines that report what was found and done). Reviews
-    that stand in the test split too leave the training split before anything is drawn from it. Raises UserError.
-    """
+    """(train: Reviews, test: Reviews, names of the classes, lines of a report). UserError."""
     name, columns = args.dataset_name, (args.text_column, args.label_column)
     train, names, left_out = load_split(name, "train", *columns)
     test, _, test_left_out = load_split(name, "test", *columns)
     if train is None:
-        raise UserError(f"{name}: no training split; in a folder, a file train.csv, .jsonl or .parquet is it")
-    report = [f"train: {train.summary()}{left_out_in_words(left_out)}"]
+        raise UserError(f"{name}: no training split, such as train.csv in a folder")
+    report = [f"train: {train.summary()}{left_out}"]
     if test is None:
-        cut = set(stratified(train.labels, math.ceil(CUT_OFF * len(train)), f"{args.seed}/cut off"))
-        test = train.at(sorted(cut))
-        train = train.at([position for position in range(len(train)) if position not in cut])
-        report += [f"test:  no such split, so {len(test):,} reviews ({CUT_OFF:.0%}) are cut off the training split"]
+        size = math.ceil(0.1 * len(train))
+        test = train.at(stratified(train.labels, size, f"{args.seed}/cut off"))
+        rows = set(test.rows)
+        train = train.at([i for i, row in enumerate(train.rows) if row not in rows])
+        report += [f"test:  no such split; {size:,} reviews (10%) are held out of train"]
     else:
-        report += [f"test:  {test.summary()}{left_out_in_words(test_left_out)}"]
-        unknown = sorted(set(test.labels) - set(train.labels))
-        if unknown:
-            raise UserError(f"{name}: the test split has labels that train has not: {', '.join(unknown)}")
+        report += [f"test:  {test.summary()}{test_left_out}"]
+        if unknown := ", ".join(sorted(set(test.labels) - set(train.labels))):
+            raise UserError(f"{name}: the test split has labels that train lacks: {unknown}")
 
-    test_texts = set(test.texts)
-    fresh = [position for position, text in enumerate(train.texts) if text not in test_texts]
-    if len(fresh) < len(train):
-        report += [f"{len(train) - len(fresh):,} training reviews stand in the test split too and are dropped"]
-        train = train.at(fresh)
+    before = len(train)
+    train = train.without(set(test.texts))
+    if dropped := before - len(train):
+        report += [f"{dropped:,} training reviews also appear in the test split and are dropped"]
     for split, reviews in (("train", train), ("test", test)):
         if not reviews:
             raise UserError(f"{name}: no review is left in {split} ({'; '.join(report)})")
+    train = train.sample(args.max_train_samples, f"{args.seed}/train", at_least=1)
+    test = test.sample(args.max_eval_samples, f"{args.seed}/test")
     if len(set(train.labels)) < 2:
-        raise UserError(f"{name}: all reviews left to train on are {train.labels[0]}; at least two classes are needed")
-    train = draw(train, args.max_train_samples, f"{args.seed}/train", at_least=1)
-    test = draw(test, args.max_eval_samples, f"{args.seed}/test")
-    if len(set(train.labels)) < 2:
-        raise UserError(f"--max_train_samples {args.max_train_samples}: one review of each class at least is needed")
-    report += [f"drawn: {train.summary()} to train on, {test.summary()} to score"]
+        left = f"{train.summary()} left; see --max_train_samples"
+        raise UserError(f"{name}: at least two classes are needed to train, {left}")
+    report += [f"used:  {train.summary()} to train, {test.summary()} to score"]
     return train, test, names, report
-
-
-def scored_split(test):
-    """The name of a run's test reviews: of a data set without a test split, they were cut off its training split."""
-    return HELD_OUT if test.split == "train" else test.split
-
-
-def find_again(name, identity, text_column, label_column):
-    """The reviews that run.json names. Raises UserError if the data set no longer holds them as they were."""
-    reviews, _, _ = load_split(name, identity["split"], text_column, label_column)
-    position = {row: i for i, row in enumerate(reviews.rows)} if reviews else {}
-    found = (
-        reviews.at([position[row] for row in identity["rows"]]) if position.keys() >= set(identity["rows"]) else None
-    )
-    if found is None or found.identity() != identity:
-        train = identity["split"] == "train"
-        way = "leave --baseline out, or give --split train" if train else "give --max_eval_samples"
-        raise UserError(
-            f"{name}: the {identity['split']} reviews that run.json names have changed since training; "
-            f"{way} to score the data set as it is now"
-        )
-    return found
-
-
-def left_out_in_words(left_out):
-    """Such as ", left out: 3 without text"; nothing if nothing was."""
-    words = [f"{count:,} without {what}" for what, count in left_out.items() if count]
-    return ", left out: " + ", ".join(words) if words else ""
-
-
-def draw(reviews, size, seed, at_least=0):
-    """`size` of the reviews by `stratified`; all of them for 0."""
-    return reviews.at(stratified(reviews.labels, size or len(reviews), seed, at_least))
-
-
-def encode(tokenizer, texts):
-    """Texts -> (one int64 tensor of token ids for each, special tokens included; how many texts were cut).
-
-    A text of more than tokenizer.model_max_length tokens is cut on the tokenizer's truncation side.
-    """
-    ids, cut = [], 0
-    for start in range(0, len(texts), 1000):  # in chunks: the tokenizer's own objects take far more memory than ids
-        encodings = tokenizer(texts[start : start + 1000], truncation=True).encodings
-        ids += [torch.tensor(encoding.ids) for encoding in encodings]
-        cut += sum(bool(encoding.overflowing) for encoding in encodings)
-    return ids, cut

@@ -1,55 +1,99 @@
-"""The only loop that turns encoded texts into logits: train.py, evaluate.py and predict.py all use it."""
+"""Forward passes: token ids -> logits, for train.py, evaluate.py and predict.py."""
+
+import sys
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
-from sentiment import batches, device, processes, unpadded
-from sentiment.cli import RunError, Stopped
+from sentiment import batches, distributed
+from sentiment.errors import RunError, Stopped, first_line
+from sentiment.fast import packing
+
+
+def passes(model, ids, chosen, max_tokens):
+    """The forward passes over the reviews `chosen`: pairs of (their indices, the model's inputs).
+
+    ids: an int64 tensor for each review; max_tokens: in a pass, padding too unless packed on a CPU.
+    """
+    lengths, packed = {i: len(ids[i]) for i in chosen}, packing.applies(model)
+    padded = not packed or model.device.type != "cpu"  # a GPU holds padded embeddings as well
+    for group in batches.micro_batches(chosen, lengths, max_tokens, padded):
+        inputs = batches.pad([ids[i] for i in group], model.pad_token_id, model.device)
+        if packed:
+            inputs = packing.add_layout(inputs, [lengths[i] for i in group])
+        yield group, inputs
 
 
 @torch.inference_mode()
-def logits(model, reviews, pad_token_id, precision, advance=lambda count: None, max_tokens=None):
-    """float32 [len(reviews), classes] on the CPU, in the order of `reviews`.
+def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
+    """float32 [len(ids), classes] on the CPU. Raises RunError if one is not finite.
 
-    reviews: an int64 tensor of token ids for each; precision: as device.pick_precision gives it; advance: told the
-    number of reviews after each pass; max_tokens: in a pass, fewer where memory runs out; default: by device and model.
-    The model is left in evaluation mode.
+    precision: "no", "bf16" or "fp16"; advance: called with the number of reviews in each pass.
     """
     model.eval()
-    max_tokens = max_tokens or device.max_tokens(model)
-    result = torch.empty(len(reviews), model.config.num_labels)
-    left = set(range(len(reviews)))
-    with device.autocast(model.device, precision):  # around all passes: the weights are cast once
-        while left:
+    max_tokens = max_tokens or token_budget(model)
+    result = torch.empty(len(ids), model.config.num_labels)
+    remaining = set(range(len(ids)))
+    with autocast(model.device, precision):  # around all passes: weights are cast once
+        while remaining:
             try:
-                for ids, inputs in unpadded.passes(model, reviews, sorted(left), max_tokens, pad_token_id):
-                    result[ids] = model(**inputs).logits.float().cpu()
-                    left.difference_update(ids)
-                    advance(len(ids))
+                for group, inputs in passes(model, ids, sorted(remaining), max_tokens):
+                    result[group] = model(**inputs).logits.float().cpu()
+                    remaining.difference_update(group)
+                    advance(len(group))
             except RuntimeError as error:
-                max_tokens = device.fewer_tokens(error, max_tokens, max(len(reviews[i]) for i in left))
+                longest = max(len(ids[i]) for i in remaining)
+                max_tokens = smaller_budget(error, max_tokens, longest)
     if not torch.isfinite(result).all():
-        raise RunError("the model's answers are not finite numbers: its weights are damaged, or its training diverged")
+        raise RunError("the logits are not finite: the weights are damaged, or training diverged")
     return result
 
 
-def shared_logits(accelerator, model, reviews, pad_token_id, precision, max_tokens=None, stop=()):
-    """`logits`, each process of the launch computing a part; every process gets all rows.
+def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
+    """`logits`, computed by all ranks together; every rank gets all rows.
 
-    stop: as from cli.stop_flag. After every some seconds' worth of reviews the processes agree: Stopped is raised by
-    all of them once the flag of one is set.
+    Once a rank has a signal in `stop`, all raise Stopped within seconds.
     """
-    lengths, found = list(map(len, reviews)), []
-    size = device.max_tokens(model) // 64 * accelerator.num_processes
-    for start in range(0, len(reviews), size):
-        chunk = range(start, min(start + size, len(reviews)))
+    lengths, chunks = [len(review) for review in ids], []
+    size = token_budget(model) // 64 * accelerator.num_processes
+    for start in range(0, len(ids), size):
+        chunk = range(start, min(start + size, len(ids)))
         mine = batches.share(chunk, lengths, accelerator.process_index, accelerator.num_processes)
-        rows = torch.zeros(len(chunk) + 1, model.config.num_labels)  # the last one is the flag
-        rows[[i - start for i in mine]] = logits(
-            model, [reviews[i] for i in mine], pad_token_id, precision, max_tokens=max_tokens
-        )
+        own = logits(model, [ids[i] for i in mine], precision, max_tokens=max_tokens)
+        rows = torch.zeros(len(chunk) + 1, model.config.num_labels)  # the last row is the stop flag
+        rows[[i - start for i in mine]] = own
         rows[-1] = bool(stop)
-        rows = processes.add_up(accelerator, rows.to(accelerator.device)).cpu()
+        rows = distributed.all_reduce(accelerator, rows.to(accelerator.device)).cpu()
         if rows[-1].any():
             raise Stopped(stop)
-        found.append(rows[:-1])
-    return torch.cat(found)
+        chunks.append(rows[:-1])
+    return torch.cat(chunks)
+
+
+def token_budget(model):
+    if model.device.type == "cpu":
+        return 4096  # larger passes are no faster
+    # Not measured yet. Memory grows with the width of the model.
+    return max(512, 16384 * 768 // getattr(model.config, "hidden_size", 768))
+
+
+def smaller_budget(error, max_tokens, longest):
+    """Half of `max_tokens` if `error` says that memory ran out, else raises it again.
+
+    RunError: not even one review of `longest` tokens fitted.
+    """
+    if not should_reduce_batch_size(error):
+        raise error
+    if max_tokens <= longest:
+        reason = f"out of memory with one review of {longest} tokens"
+        raise RunError(f"{reason}: {first_line(error)}") from error
+    max_tokens //= 2
+    message = f"out of memory: going on with at most {max_tokens} tokens in a pass"
+    print(message, file=sys.stderr, flush=True)
+    return max_tokens
+
+
+def autocast(device, precision):
+    """Context in which matrix products run in `precision`."""
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

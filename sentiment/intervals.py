@@ -1,8 +1,4 @@
-"""How far a number measured on few reviews may lie from the truth: 95% intervals, each by a published method.
-
-An average over classes gets the average of their limits: at least as wide as it need be, since the classes' errors
-seldom go together.
-"""
+"""How far a number measured on few reviews may lie from the truth: 95% intervals."""
 
 import math
 
@@ -10,7 +6,7 @@ Z = 1.959963984540054  # the normal distribution's 97.5% point
 
 
 def wilson(successes, trials):
-    """Interval of a proportion, such as accuracy, by the score method (Wilson 1927)."""
+    """Of a proportion, such as accuracy: the score method (Wilson 1927)."""
     if not trials:
         return 0.0, 1.0
     p, zz = successes / trials, Z * Z
@@ -20,24 +16,19 @@ def wilson(successes, trials):
 
 
 def f1(true_positives, errors):
-    """Interval of F1 = 2 TP / (2 TP + errors), errors = false positives + false negatives.
+    """Of F1 = 2 TP / (2 TP + errors), errors = false positives + false negatives.
 
-    Given how many reviews are one of the three, TP is binomial with the proportion J = TP / (TP + errors), and
-    F1 = 2 J / (1 + J) rises with J: Wilson's limits of J give F1's.
+    F1 = 2 J / (1 + J) rises with J = TP / (TP + errors), a proportion: its limits give F1's.
     """
     low, high = wilson(true_positives, true_positives + errors)
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
 def roc_auc(auc, positives, negatives):
-    """Interval of the area under the ROC curve by method 5 of Newcombe (2006, Statistics in Medicine 25: 559-573).
-
-    The limits are the areas t whose own standard error puts `auc` 1.96 of them away; sound near 1 as well, where the
-    usual plus or minus gives nothing.
-    """
+    """Of the area under the ROC curve: method 5 of Newcombe (2006, Statistics in Medicine 25)."""
     half = (positives + negatives) / 2 - 1
 
-    def too_far(t):
+    def too_far(t):  # by more than 1.96 of its own standard errors
         spread = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
         return abs(t - auc) > Z * math.sqrt(t * (1 - t) * spread / (positives * negatives))
 
@@ -52,16 +43,14 @@ def roc_auc(auc, positives, negatives):
 
 
 def mean(limits):
-    """The averages of the lower and of the upper limits."""
+    """Of an average over classes: the averages of their limits, which is wide enough."""
     lows, highs = zip(*limits, strict=True)
     return sum(lows) / len(lows), sum(highs) / len(highs)
 
 
 def paired_difference(only_first, only_second, reviews):
-    """Interval of the difference of two accuracies on the same reviews by Bonett and Price (2012, Journal of
-    Educational and Behavioral Statistics 37: 479-488).
-
-    only_first, only_second: reviews that one of the two got right and the other wrong.
+    """Of the difference of two accuracies on the same reviews: Bonett and Price (2012, Journal of
+    Educational and Behavioral Statistics 37). only_first: reviews that only one got right.
     """
     p, q = (only_first + 1) / (reviews + 2), (only_second + 1) / (reviews + 2)
     half = Z * math.sqrt((p + q - (p - q) ** 2) / (reviews + 2))
@@ -69,7 +58,5 @@ def paired_difference(only_first, only_second, reviews):
 
 
 def least_difference(accuracy, reviews):
-    """How far the accuracies of two models, each about `accuracy` on that many reviews of its own, must lie apart to be
-    more than chance at 95%.
-    """
+    """The smallest significant difference of two models, each on so many reviews of its own."""
     return Z * math.sqrt(2 * accuracy * (1 - accuracy) / reviews)

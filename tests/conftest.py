@@ -1,4 +1,6 @@
-"""No test needs a network, or writes outside pytest's temporary folders and one for the libraries' caches."""
+"""No test needs a network, or writes outside pytest's temporary folders and one for the libraries'
+caches.
+"""
 
 import os
 import sys
@@ -7,15 +9,20 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else `import evaluate` may find a library of that name
+sys.path.insert(
+    0, str(Path(__file__).parents[1])
+)  # else `import evaluate` may find a library of that name
 
-# Before the libraries are imported: nothing of the caller's settings, such as a token, a cache or a launcher.
+# Before the libraries are imported: nothing of the caller's settings, such as a token, a cache or a
+# launcher.
 for name in list(os.environ):
     if name.startswith(("HF_", "TRANSFORMERS_", "ACCELERATE_", "OMP_", "TORCHELASTIC_")):
         del os.environ[name]
 CACHE = tempfile.TemporaryDirectory(prefix="tests-hf-home-")
 os.environ.update(HF_HOME=CACHE.name, HF_HUB_OFFLINE="1")
-os.environ["OMP_NUM_THREADS"] = "1"  # enough for tiny models; several would wait for each other on a busy machine
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # enough for tiny models; several would wait for each other on a busy machine
+)
 
 import tiny  # noqa: E402  (it imports the libraries)
 
@@ -51,12 +58,16 @@ def reviews(tmp_path_factory):
 def trained(tmp_path_factory, distilbert, reviews):
     """The folder of a finished run. Read it only."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    return tiny.train(distilbert, reviews, folder, learning_rate=3e-3, num_train_epochs=4, train_batch_size=8)
+    return tiny.train(
+        distilbert, reviews, folder, learning_rate=3e-3, num_train_epochs=4, train_batch_size=8
+    )
 
 
 @pytest.fixture
 def refusal(capfd):
-    """A function that calls a script's main(argv), checks that it ends with `code` and one line, and returns that."""
+    """A function that calls a script's main(argv), checks that it ends with `code` and one line,
+    and returns that.
+    """
 
     def call(main, argv, code=2):
         capfd.readouterr()

@@ -1,4 +1,6 @@
-"""Model folders as somebody with bad intentions, or a bad disk, would leave them: one change each to a good one."""
+"""Model folders as somebody with bad intentions, or a bad disk, would leave them: one change each
+to a good one.
+"""
 
 import json
 import os
@@ -32,7 +34,9 @@ def header(folder, length, content=b"{}"):
 
 def one_tensor(folder, **entry):
     """Weights whose header says so of one tensor, before 64 bytes of data."""
-    content = json.dumps({"distilbert.embeddings.word_embeddings.weight": {"dtype": "F32", **entry}}).encode()
+    content = json.dumps(
+        {"distilbert.embeddings.word_embeddings.weight": {"dtype": "F32", **entry}}
+    ).encode()
     header(folder, len(content), content + bytes(64))
 
 
@@ -105,10 +109,16 @@ def renumber(content):
 
 def strange_template(folder, canary):
     edit(folder, "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    tokens(folder, lambda content: content["post_processor"]["special_tokens"]["[CLS]"].update(ids=[1_000_000]))
+    tokens(
+        folder,
+        lambda content: content["post_processor"]["special_tokens"]["[CLS]"].update(
+            ids=[1_000_000]
+        ),
+    )
 
 
-# Each changes a folder of train.py's, of a DistilBERT; `canary` is a file that code, if it ran, would make.
+# Each changes a folder of train.py's, of a DistilBERT; `canary` is a file that code, if it ran,
+# would make.
 FOLDERS = {
     "pickled weights": pickled,
     "pickle beside torn weights": lambda f, c: (pickled(f, c), header(f, 100)),
@@ -118,16 +128,26 @@ FOLDERS = {
         code(f, c),
         edit(f, "tokenizer_config.json", auto_map={"AutoTokenizer": ["code.X"]}),
     ),
-    "adapter": lambda f, c: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "some/where"}'),
+    "adapter": lambda f, c: (f / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "some/where"}'
+    ),
     "kernel": lambda f, c: edit(f, "config.json", attn_implementation="some/kernel"),
-    "quantised": lambda f, c: edit(f, "config.json", quantization_config={"quant_method": "bitsandbytes"}),
-    "weights elsewhere": lambda f, c: edit(f, "config.json", transformers_weights="../x.safetensors"),
-    "tokenizer elsewhere": lambda f, c: edit(f, "tokenizer_config.json", fast_tokenizer_files=["../x.json"]),
+    "quantised": lambda f, c: edit(
+        f, "config.json", quantization_config={"quant_method": "bitsandbytes"}
+    ),
+    "weights elsewhere": lambda f, c: edit(
+        f, "config.json", transformers_weights="../x.safetensors"
+    ),
+    "tokenizer elsewhere": lambda f, c: edit(
+        f, "tokenizer_config.json", fast_tokenizer_files=["../x.json"]
+    ),
     "header of 2^62 bytes": lambda f, c: header(f, 2**62),
     "header of 2^64 - 1 bytes": lambda f, c: header(f, 2**64 - 1),
     "header of no JSON": lambda f, c: header(f, 8, bytes(8)),
     "empty weights": lambda f, c: (f / "model.safetensors").write_bytes(b""),
-    "tensor of 2^62 numbers": lambda f, c: one_tensor(f, shape=[2**31, 2**31], data_offsets=[0, 64]),
+    "tensor of 2^62 numbers": lambda f, c: one_tensor(
+        f, shape=[2**31, 2**31], data_offsets=[0, 64]
+    ),
     "tensor past the end": lambda f, c: one_tensor(f, shape=[2**30], data_offsets=[0, 2**32]),
     "negative tensor": lambda f, c: one_tensor(f, shape=[-4, -4], data_offsets=[0, 64]),
     "bomb: words": lambda f, c: edit(f, "config.json", vocab_size=10**12),
@@ -143,12 +163,17 @@ FOLDERS = {
     "config is no JSON": lambda f, c: (f / "config.json").write_bytes(b"\x80\x04K\x01."),
     "config is a list": lambda f, c: (f / "config.json").write_text("[1]"),
     "config is nested": lambda f, c: (f / "config.json").write_text('{"x": ' + nested(10**5) + "}"),
-    "config of wrong types": lambda f, c: edit(f, "config.json", dim="x", n_layers=None, n_heads=[2]),
+    "config of wrong types": lambda f, c: edit(
+        f, "config.json", dim="x", n_layers=None, n_heads=[2]
+    ),
     "config of 100 MB": lambda f, c: edit(f, "config.json", x="x" * 10**8),
     "type is no string": lambda f, c: edit(f, "config.json", model_type=["distilbert"]),
     "no tuples": lambda f, c: edit(f, "config.json", return_dict=False),
     "path in the shard index": lambda f, c: sharded(f, "../outside.safetensors"),
-    "no shards": lambda f, c: (sharded(f, "model-1.safetensors"), (f / "model-1.safetensors").unlink()),
+    "no shards": lambda f, c: (
+        sharded(f, "model-1.safetensors"),
+        (f / "model-1.safetensors").unlink(),
+    ),
     "shard index of wrong types": lambda f, c: (
         sharded(f, "m.safetensors"),
         (f / "model.safetensors.index.json").write_text('{"weight_map": [1]}'),
@@ -162,13 +187,23 @@ FOLDERS = {
     "fewer layers than weights": lambda f, c: edit(f, "config.json", n_layers=1),
     "more layers than weights": lambda f, c: edit(f, "config.json", n_layers=3),
     "another width": lambda f, c: edit(f, "config.json", dim=64),
-    "infinite weights": lambda f, c: weights(f, lambda t: [x.fill_(float("inf")) for x in t.values()]),
-    "another model's weights": lambda f, c: weights(f, lambda t: [t.pop(k) for k in list(t) if "layer.0" in k]),
+    "infinite weights": lambda f, c: weights(
+        f, lambda t: [x.fill_(float("inf")) for x in t.values()]
+    ),
+    "another model's weights": lambda f, c: weights(
+        f, lambda t: [t.pop(k) for k in list(t) if "layer.0" in k]
+    ),
     "tokenizer is a list": lambda f, c: (f / "tokenizer.json").write_text("[1]"),
-    "tokenizer is nested": lambda f, c: (f / "tokenizer.json").write_text('{"x": ' + nested(900) + "}"),
+    "tokenizer is nested": lambda f, c: (f / "tokenizer.json").write_text(
+        '{"x": ' + nested(900) + "}"
+    ),
     "tokenizer of 100 MB": lambda f, c: (f / "tokenizer.json").write_bytes(bytes(10**8)),
-    "tokenizer of lists": lambda f, c: (f / "tokenizer.json").write_text('{"x": [' + "[]," * 10**7 + "[]]}"),
-    "tokenizer that panics": lambda f, c: tokens(f, lambda t: t["post_processor"].update(special_tokens={})),
+    "tokenizer of lists": lambda f, c: (f / "tokenizer.json").write_text(
+        '{"x": [' + "[]," * 10**7 + "[]]}"
+    ),
+    "tokenizer that panics": lambda f, c: tokens(
+        f, lambda t: t["post_processor"].update(special_tokens={})
+    ),
     "tokenizer of wrong types": lambda f, c: tokens(f, lambda t: t["model"].update(vocab=[1, 2])),
     "tokens beyond the model": lambda f, c: tokens(f, renumber),
     "special tokens beyond the model": strange_template,

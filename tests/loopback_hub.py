@@ -1,7 +1,9 @@
-"""A Hugging Face Hub on loopback, so that the tests drive the real client libraries without a network.
+"""A Hugging Face Hub on loopback, so that the tests drive the real client libraries without a
+network.
 
-It speaks the part of the Hub's HTTP interface that ``huggingface_hub``, ``transformers`` and ``datasets`` use to
-download models and datasets, to check a token and to push a model. It keeps everything in memory and fails on demand.
+It speaks the part of the Hub's HTTP interface that ``huggingface_hub``, ``transformers`` and
+``datasets`` use to download models and datasets, to check a token and to push a model. It keeps
+everything in memory and fails on demand.
 
     with LoopbackHub() as hub:
         hub.add_repo("dataset", "stanfordnlp/imdb", {"README.md": b"..."})
@@ -25,7 +27,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".bin", ".parquet", ".pt", ".safetensors")
 LFS_THRESHOLD = 10 * 1024 * 1024
-GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
+GITATTRIBUTES = "".join(
+    f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES
+).encode()
 
 API = "/api/(?P<kind>model|dataset)s/(?P<repo_id>(?:[^/]+/)?[^/]+)"
 PAGE = "/(?:(?P<kind>dataset)s/)?(?P<repo_id>(?:[^/]+/)?[^/]+)"
@@ -39,8 +43,9 @@ Commit = namedtuple("Commit", "id title parent date files")
 class Fault:
     """A failure for the next ``times`` requests of ``method`` whose path contains ``path``.
 
-    The action is a status code (with ``headers``, such as Retry-After), "drop" (close the connection unanswered),
-    "hang" (keep silent until the hub stops) or "lose answer" (do the work, then close the connection unanswered).
+    The action is a status code (with ``headers``, such as Retry-After), "drop" (close the
+    connection unanswered), "hang" (keep silent until the hub stops) or "lose answer" (do the work,
+    then close the connection unanswered).
     """
 
     method: str
@@ -61,7 +66,9 @@ class Repo:
 
 @dataclass
 class Call:
-    """A request as a route sees it; the route returns the answer's content and may set its status and headers."""
+    """A request as a route sees it; the route returns the answer's content and may set its status
+    and headers.
+    """
 
     token: dict | None
     range: str | None
@@ -72,12 +79,18 @@ class Call:
 
 
 class HubError(Exception):
-    """An answer that is an error: the Hub gives its text in X-Error-Message and its kind in X-Error-Code."""
+    """An answer that is an error: the Hub gives its text in X-Error-Message and its kind in
+    X-Error-Code.
+    """
 
     def __init__(self, status, message, code=None, **headers):
         super().__init__(message)
         self.status = status
-        self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **headers}
+        self.headers = {
+            "X-Error-Message": message,
+            **({"X-Error-Code": code} if code else {}),
+            **headers,
+        }
 
 
 def git_oid(kind, content):
@@ -86,7 +99,9 @@ def git_oid(kind, content):
 
 
 def goes_to_lfs(path, size):
-    """Whether the Hub keeps a file in LFS, as .gitattributes says and for its size, or else in git itself."""
+    """Whether the Hub keeps a file in LFS, as .gitattributes says and for its size, or else in git
+    itself.
+    """
     return size > 0 and (path.endswith(LFS_SUFFIXES) or size > LFS_THRESHOLD)
 
 
@@ -99,9 +114,14 @@ class File:
         self.entry = {"type": "file", "path": path, "size": len(content)}
         if goes_to_lfs(path, len(content)):
             self.etag = hashlib.sha256(content).hexdigest()
-            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.etag}\nsize {len(content)}\n"
+            pointer = "version https://git-lfs.github.com/spec/v1\n"
+            pointer += f"oid sha256:{self.etag}\nsize {len(content)}\n"
             oid = git_oid("blob", pointer.encode())
-            self.entry["lfs"] = {"oid": self.etag, "size": len(content), "pointerSize": len(pointer)}
+            self.entry["lfs"] = {
+                "oid": self.etag,
+                "size": len(content),
+                "pointerSize": len(pointer),
+            }
         self.entry["oid"] = oid
 
 
@@ -116,16 +136,21 @@ def route(method, pattern):
 
 
 class LoopbackHub:
-    """The server, and the hands on it: ``add_repo``, ``commit``, ``files``, ``commits``, ``requests``, ``faults``.
+    """The server, and the hands on it: ``add_repo``, ``commit``, ``files``, ``commits``,
+    ``requests``, ``faults``.
 
-    ``tokens`` maps a token to its user and role: "read", "write" or "fineGrained", the last with a ``scoped`` list as
-    in whoami's answer, such as ``[{"entity": {"type": "user", "name": "tester"}, "permissions": ["repo.write"]}]``.
-    ``requests`` lists what came in, as (method, path, authorization); a path that does not start with "/" was meant
-    for another host, which ``env`` makes the client libraries ask for here, and was refused.
+    ``tokens`` maps a token to its user and role: "read", "write" or "fineGrained", the last with a
+    ``scoped`` list as in whoami's answer, such as ``[{"entity": {"type": "user", "name": "tester"},
+    "permissions": ["repo.write"]}]``. ``requests`` lists what came in, as (method, path,
+    authorization); a path that does not start with "/" was meant for another host, which ``env``
+    makes the client libraries ask for here, and was refused.
     """
 
     def __init__(self):
-        self.tokens = {"hf_write": {"user": "tester", "role": "write"}, "hf_read": {"user": "tester", "role": "read"}}
+        self.tokens = {
+            "hf_write": {"user": "tester", "role": "write"},
+            "hf_read": {"user": "tester", "role": "read"},
+        }
         self.requests = []
         self.faults = []
         self.stopping = threading.Event()
@@ -133,11 +158,15 @@ class LoopbackHub:
         self._repos = {}
         self._lfs = {}
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self})
+        )
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *exception):
@@ -154,7 +183,8 @@ class LoopbackHub:
         proxies = {f"{scheme}_proxy": self.endpoint for scheme in ("http", "https", "all")}
         return {
             "HF_ENDPOINT": self.endpoint,
-            "HF_HUB_DISABLE_XET": "1",  # the other way to upload, with a server and a client of its own
+            # the other way to upload, with a server and a client of its own
+            "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets would tell s3.amazonaws.com of every load
             **proxies,
@@ -164,7 +194,9 @@ class LoopbackHub:
         }
 
     def add_repo(self, kind, repo_id, files, *, private=False, gated=False):
-        """Create the "model" or "dataset" ``repo_id`` with one commit of ``files``, {path: bytes}; return its id."""
+        """Create the "model" or "dataset" ``repo_id`` with one commit of ``files``, {path: bytes};
+        return its id.
+        """
         with self._lock:
             self._repos[kind, repo_id] = Repo(private, gated)
             return self.commit(kind, repo_id, files, "initial commit")
@@ -188,7 +220,10 @@ class LoopbackHub:
     def files(self, kind, repo_id):
         """What main holds, {path: bytes}."""
         with self._lock:
-            return {path: file.content for path, file in self._repos[kind, repo_id].commits[-1].files.items()}
+            return {
+                path: file.content
+                for path, file in self._repos[kind, repo_id].commits[-1].files.items()
+            }
 
     def commits(self, kind, repo_id):
         """The commits of main as (id, title, parent), newest first."""
@@ -202,7 +237,11 @@ class LoopbackHub:
         with self._lock:
             self.requests.append(request)
             for fault in self.faults:
-                if fault.times > 0 and fault.method == request.method and fault.path in request.path:
+                if (
+                    fault.times > 0
+                    and fault.method == request.method
+                    and fault.path in request.path
+                ):
                     fault.times -= 1
                     return fault
         return None
@@ -213,13 +252,21 @@ class LoopbackHub:
         call = Call(None, headers["Range"], parse_qs(url.query), body)
         with self._lock:
             try:
-                if headers["Authorization"] is not None:  # the Hub refuses an unknown token everywhere
+                if (
+                    headers["Authorization"] is not None
+                ):  # the Hub refuses an unknown token everywhere
                     call.token = self.tokens.get(headers["Authorization"].removeprefix("Bearer "))
                     if call.token is None:
                         raise HubError(401, "Invalid credentials in Authorization header")
-                content = self._route(call, "GET" if method == "HEAD" else method, url.path, bool(url.netloc))
+                content = self._route(
+                    call, "GET" if method == "HEAD" else method, url.path, bool(url.netloc)
+                )
             except HubError as error:
-                content, call.status, call.headers = {"error": str(error)}, error.status, error.headers
+                content, call.status, call.headers = (
+                    {"error": str(error)},
+                    error.status,
+                    error.headers,
+                )
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
             call.headers["Content-Type"] = "application/json; charset=utf-8"
@@ -230,7 +277,11 @@ class LoopbackHub:
             raise HubError(403, "There is no way out of the loopback hub.")
         for expected, pattern, function in ROUTES:
             if expected == method and (match := pattern.fullmatch(path)):
-                given = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
+                given = {
+                    name: unquote(value)
+                    for name, value in match.groupdict().items()
+                    if value is not None
+                }
                 return function(self, call, **given)
         raise HubError(404, "Sorry, we can't find the page you are looking for.")
 
@@ -242,26 +293,39 @@ class LoopbackHub:
 
     @staticmethod
     def _may(token, repo_id, *, write):
-        """Whether the token is for reading or writing what is not everybody's in this repository."""
+        """Whether the token is for reading or writing what is private in this repository."""
         namespace = repo_id.split("/")[0]
         if token["role"] != "fineGrained":
             return namespace == token["user"] and (token["role"] == "write" or not write)
-        scopes = [scope for scope in token["scoped"] if scope["entity"]["name"] in (namespace, repo_id)]
+        scopes = [
+            scope for scope in token["scoped"] if scope["entity"]["name"] in (namespace, repo_id)
+        ]
         wanted = {"repo.write"} if write else {"repo.write", "repo.content.read"}
         return any(wanted & set(scope["permissions"]) for scope in scopes)
 
     def _find(self, call, kind, repo_id, *, write=False, content=False):
-        """Return the repository if the token may see it and, as asked, write to it or read the content of its files."""
+        """Return the repository if the token may see it and, as asked, write to it or read the
+        content of its files.
+        """
         repo = self._repos.get((kind, repo_id))
         reader = call.token and self._may(call.token, repo_id, write=False)
         if repo is None or (repo.private and not reader):
-            # The Hub's 401 has no code, and clients take it for a missing repository, but only if the Hub is on https.
-            status, message = (404, "Repository not found") if call.token else (401, "Invalid username or password.")
+            # The Hub's 401 has no code, and clients take it for a missing repository, but only if
+            # the Hub is on https.
+            status, message = (
+                (404, "Repository not found")
+                if call.token
+                else (401, "Invalid username or password.")
+            )
             raise HubError(status, message, "RepoNotFound")
         if write and not self._may(self._signed_in(call), repo_id, write=True):
             raise HubError(403, "Authorization error.")
         if content and repo.gated and not reader:
-            raise HubError(403 if call.token else 401, f"Access to {kind} {repo_id} is restricted.", "GatedRepo")
+            raise HubError(
+                403 if call.token else 401,
+                f"Access to {kind} {repo_id} is restricted.",
+                "GatedRepo",
+            )
         return repo
 
     @staticmethod
@@ -280,9 +344,17 @@ class LoopbackHub:
     @route("GET", "/api/whoami-v2")
     def _whoami(self, call):
         token = self._signed_in(call)
-        access = {"displayName": "test", "role": token["role"], "createdAt": "2024-01-01T00:00:00.000Z"}
+        access = {
+            "displayName": "test",
+            "role": token["role"],
+            "createdAt": "2024-01-01T00:00:00.000Z",
+        }
         if token["role"] == "fineGrained":
-            access["fineGrained"] = {"canReadGatedRepos": False, "global": [], "scoped": token["scoped"]}
+            access["fineGrained"] = {
+                "canReadGatedRepos": False,
+                "global": [],
+                "scoped": token["scoped"],
+            }
         user = {"type": "user", "id": "0" * 24, "name": token["user"], "orgs": []}
         return {**user, "auth": {"type": "access_token", "accessToken": access}}
 
@@ -293,11 +365,23 @@ class LoopbackHub:
 
     @route("GET", f"{API}(?:/revision/(?P<revision>[^/]+))?")
     def _info(self, call, kind, repo_id, revision="main"):
-        """Describe a repository; for a gated one everybody may know this, but not what is in its files."""
+        """Describe a repository; for a gated one everybody may know this, but not what is in its
+        files.
+        """
         repo = self._find(call, kind, repo_id)
         commit = self._at(repo, revision)
-        info = {"id": repo_id, "author": repo_id.split("/")[0], "sha": commit.id, "lastModified": commit.date}
-        info |= {"private": repo.private, "gated": "manual" if repo.gated else False, "disabled": False, "tags": []}
+        info = {
+            "id": repo_id,
+            "author": repo_id.split("/")[0],
+            "sha": commit.id,
+            "lastModified": commit.date,
+        }
+        info |= {
+            "private": repo.private,
+            "gated": "manual" if repo.gated else False,
+            "disabled": False,
+            "tags": [],
+        }
         return info | {"siblings": [{"rfilename": path} for path in sorted(commit.files)]}
 
     @route("GET", f"{API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
@@ -307,12 +391,21 @@ class LoopbackHub:
         entries = {path: file.entry for path, file in commit.files.items()}
         for path in commit.files:
             while path := path.rpartition("/")[0]:
-                entries[path] = {"type": "directory", "path": path, "size": 0, "oid": git_oid("tree", path.encode())}
+                entries[path] = {
+                    "type": "directory",
+                    "path": path,
+                    "size": 0,
+                    "oid": git_oid("tree", path.encode()),
+                }
         if folder and folder not in entries:
             raise HubError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
         inside = f"{folder}/" if folder else ""
         deep = call.query.get("recursive") == ["true"]
-        listed = [p for p in sorted(entries) if p.startswith(inside) and (deep or "/" not in p[len(inside) :])]
+        listed = [
+            p
+            for p in sorted(entries)
+            if p.startswith(inside) and (deep or "/" not in p[len(inside) :])
+        ]
         return [entries[path] for path in listed]
 
     @route("GET", f"{API}/commits/(?P<revision>[^/]+)")
@@ -320,16 +413,25 @@ class LoopbackHub:
         repo = self._find(call, kind, repo_id)
         seen = repo.commits[: repo.commits.index(self._at(repo, revision)) + 1]
         more = {"message": "", "authors": [{"user": repo_id.split("/")[0]}]}
-        return [{"id": commit.id, "title": commit.title, "date": commit.date, **more} for commit in reversed(seen)]
+        return [
+            {"id": commit.id, "title": commit.title, "date": commit.date, **more}
+            for commit in reversed(seen)
+        ]
 
     @route("GET", f"{PAGE}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
     def _resolve(self, call, repo_id, revision, path, kind="model"):
-        """Serve a file, or the range of it that is asked for; the Hub itself sends one on to a CDN for LFS files."""
+        """Serve a file, or the range of it that is asked for; the Hub itself sends one on to a CDN
+        for LFS files.
+        """
         commit = self._at(self._find(call, kind, repo_id, content=True), revision)
         if path not in commit.files:
             raise HubError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.id})
         file, size = commit.files[path], len(commit.files[path].content)
-        call.headers = {"X-Repo-Commit": commit.id, "ETag": f'"{file.etag}"', "Content-Type": "binary/octet-stream"}
+        call.headers = {
+            "X-Repo-Commit": commit.id,
+            "ETag": f'"{file.etag}"',
+            "Content-Type": "binary/octet-stream",
+        }
         if not (asked := re.fullmatch(r"bytes=(\d+)-(\d*)", call.range or "")):
             return file.content
         start, end = int(asked[1]), min(int(asked[2] or size), size - 1)
@@ -351,20 +453,36 @@ class LoopbackHub:
         kind, namespace = asked.get("type", "model"), asked["organization"] or token["user"]
         repo_id = f"{namespace}/{asked['name']}"
         if not self._may(token, namespace, write=True):
-            raise HubError(403, f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"')
+            raise HubError(
+                403,
+                f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"',
+            )
         if (kind, repo_id) in self._repos:
             call.status = 409
-            return {"error": f"You already created this {kind} repo", "url": self._url(kind, repo_id)}
-        self.add_repo(kind, repo_id, {".gitattributes": GITATTRIBUTES}, private=asked.get("visibility") == "private")
+            return {
+                "error": f"You already created this {kind} repo",
+                "url": self._url(kind, repo_id),
+            }
+        self.add_repo(
+            kind,
+            repo_id,
+            {".gitattributes": GITATTRIBUTES},
+            private=asked.get("visibility") == "private",
+        )
         return {"url": self._url(kind, repo_id), "name": repo_id}
 
     @route("POST", f"{API}/preupload/(?P<revision>[^/]+)")
     def _preupload(self, call, kind, repo_id, revision):
-        """Say of each file whether it goes to LFS, and what is there now, so that clients can leave it out."""
+        """Say of each file whether it goes to LFS, and what is there now, so that clients can leave
+        it out.
+        """
         files = self._at(self._find(call, kind, repo_id, write=True), revision).files
         answers = []
         for asked in json.loads(call.body)["files"]:
-            path, mode = asked["path"], "lfs" if goes_to_lfs(asked["path"], asked["size"]) else "regular"
+            path, mode = (
+                asked["path"],
+                "lfs" if goes_to_lfs(asked["path"], asked["size"]) else "regular",
+            )
             present = {"oid": files[path].etag} if path in files else {}
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **present})
         return {"files": answers}
@@ -373,7 +491,10 @@ class LoopbackHub:
     def _lfs_batch(self, call, repo_id, kind="model"):
         """Say where to upload each object that is not in the storage already."""
         self._find(call, kind, repo_id, write=True)
-        objects = [{"oid": asked["oid"], "size": asked["size"]} for asked in json.loads(call.body)["objects"]]
+        objects = [
+            {"oid": asked["oid"], "size": asked["size"]}
+            for asked in json.loads(call.body)["objects"]
+        ]
         verify = {"href": f"{self._url(kind, repo_id)}.git/info/lfs/objects/verify"}
         for item in objects:
             if item["oid"] not in self._lfs:
@@ -383,7 +504,9 @@ class LoopbackHub:
 
     @route("PUT", "/lfs-storage/[0-9a-f]{64}")
     def _lfs_upload(self, call):
-        """Store an object, as the storage behind the Hub does: without a token, the address being secret."""
+        """Store an object, as the storage behind the Hub does: without a token, the address being
+        secret.
+        """
         self._lfs[hashlib.sha256(call.body).hexdigest()] = call.body
         return b""
 
@@ -400,7 +523,9 @@ class LoopbackHub:
 
     @route("POST", f"{API}/commit/main")
     def _commit(self, call, kind, repo_id):
-        """Make a commit of a header and its operations, one JSON object a line: all of them or none."""
+        """Make a commit of a header and its operations, one JSON object a line: all of them or
+        none.
+        """
         head, changes = self._find(call, kind, repo_id, write=True).commits[-1], {}
         header, *operations = [json.loads(line) for line in call.body.splitlines()]
         if header["value"].get("parentCommit", head.id) != head.id:
@@ -412,16 +537,26 @@ class LoopbackHub:
             elif key == "lfsFile":
                 changes[path] = self._stored(value["oid"])
             else:
-                gone = [p for p in head.files if (p.startswith(path) if key == "deletedFolder" else p == path)]
+                gone = [
+                    p
+                    for p in head.files
+                    if (p.startswith(path) if key == "deletedFolder" else p == path)
+                ]
                 if not gone:
                     raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
                 changes |= dict.fromkeys(gone)
         oid = self.commit(kind, repo_id, changes, header["value"]["summary"])
-        return {"success": True, "commitOid": oid, "commitUrl": f"{self._url(kind, repo_id)}/commit/{oid}"}
+        return {
+            "success": True,
+            "commitOid": oid,
+            "commitUrl": f"{self._url(kind, repo_id)}/commit/{oid}",
+        }
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP/1.1 with connections kept alive: the body of every request is read before anything else happens."""
+    """HTTP/1.1 with connections kept alive: the body of every request is read before anything else
+    happens.
+    """
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # an answer's head and body leave together
@@ -440,7 +575,11 @@ class Handler(BaseHTTPRequestHandler):
         if action == "hang":
             self.hub.stopping.wait()
         elif isinstance(action, int):
-            self.reply(action, b'{"error": "fault injected"}', {"Content-Type": "application/json", **fault.headers})
+            self.reply(
+                action,
+                b'{"error": "fault injected"}',
+                {"Content-Type": "application/json", **fault.headers},
+            )
         elif action != "drop":
             answer = self.hub.answer(self.command, self.path, self.headers, body)
             if action != "lose answer":

@@ -19,6 +19,7 @@ MAIN = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
 GOOD = "text,label\ngood film,positive\nbad film,negative\n"
 FILES = {
     "empty.csv": b"",
+    "nothing.jsonl": b"",
     "header.csv": b"text,label\n",
     "blank.csv": b"text,label\n,positive\n  ,negative\n",
     "one_class.csv": "text,label\n" + "".join(f"film {i},positive\n" for i in range(20)),
@@ -79,7 +80,10 @@ def folder(tmp_path_factory, distilbert, trained, reviews):
     variant("no_weights", distilbert, ["model.safetensors"])
     variant("no_tokenizer", distilbert, ["tokenizer.json", "tokenizer_config.json"])
     variant("half_saved", trained, ["tokenizer.json", "tokenizer_config.json"])
-    tensors, config = load_file(distilbert / "model.safetensors"), tiny.read(distilbert, "config.json")
+    tensors, config = (
+        load_file(distilbert / "model.safetensors"),
+        tiny.read(distilbert, "config.json"),
+    )
     torch.save(tensors, variant("pickled", folder / "no_weights") / "pytorch_model.bin")
     for name, change in {
         "other_size": {"dim": 64},
@@ -99,14 +103,23 @@ def folder(tmp_path_factory, distilbert, trained, reviews):
 
 def contents(folder):
     """{path: hash} of all files below a folder, links followed."""
-    paths = [os.path.join(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names]
+    paths = [
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    ]
     return {path: hashlib.sha256(open(path, "rb").read()).hexdigest() for path in paths}
 
 
-# Script, its words ("@" is the folder above), what the line must name. train gets a model, reviews, an output folder
-# and fp32, evaluate and predict a trained model, unless the words give others.
+# Script, its words ("@" is the folder above), what the line must name. train gets a model, reviews,
+# an output folder and fp32, evaluate and predict a trained model, unless the words give others.
 DEFAULTS = {
-    "train": ["--model_name_or_path=@/model", "--dataset_name=@/reviews", "--output_dir=out", "--mixed_precision=no"],
+    "train": [
+        "--model_name_or_path=@/model",
+        "--dataset_name=@/reviews",
+        "--output_dir=out",
+        "--mixed_precision=no",
+    ],
     "evaluate": ["--model_name_or_path=@/trained", "--output_dir=out"],
     "predict": ["--model_name_or_path=@/trained"],
 }
@@ -124,7 +137,11 @@ RANGES = {
     "--mixed_precision": ["fp8", "FP16", "true"],
 }
 COMMAND_LINES = [
-    *[("train", f"{flag}={value}", f"{flag} {value}") for flag, values in RANGES.items() for value in values],
+    *[
+        ("train", f"{flag}={value}", f"{flag} {value}")
+        for flag, values in RANGES.items()
+        for value in values
+    ],
     ("evaluate", "--max_eval_samples=-1", "--max_eval_samples -1"),
     ("evaluate", "--batch_size 8", "--batch_size"),
     ("predict", "good --output_format csv", "--output_format csv"),
@@ -137,7 +154,8 @@ COMMAND_LINES = [
     ("train", "reviews.csv", "reviews.csv"),
 ]
 PLAIN_DATA = (  # those of which the line names no more than the file
-    "missing.csv missing blank.csv open_quote.csv broken.jsonl scalars.jsonl none.parquet short.csv.gz none.csv.gz "
+    "missing.csv missing blank.csv open_quote.csv broken.jsonl scalars.jsonl none.parquet "
+    "short.csv.gz none.csv.gz "
     "none.jsonl.gz directory.csv"
 )
 DATA = {
@@ -145,6 +163,7 @@ DATA = {
     "missing/reviews.jsonl": "missing/reviews.jsonl",
     "no such reviews": "no such reviews",
     "@/empty.csv": "@/empty.csv empty",
+    "@/nothing.jsonl": "@/nothing.jsonl no rows",
     "@/header.csv": "@/header.csv no rows",
     "@/no_label.csv": "--label_column label text, stars",
     "@/semicolons.csv": "--text_column text text;label",
@@ -167,10 +186,11 @@ ONLY_TRAIN = [
     ("@/all_in_test", "@/all_in_test train"),
     ("@/two_reviews.csv", "@/two_reviews.csv"),
     ("@/reviews --text_column body", "--text_column body text, label"),
-    ("@/reviews --max_train_samples=1", "--max_train_samples 1"),
+    ("@/reviews --max_train_samples=1", "1 reviews --max_train_samples"),
 ]
 PLAIN_MODELS = (
-    "missing reviews.txt bad_config unknown_type no_type no_weights pickled cut_weights other_size few_words "
+    "missing reviews.txt bad_config unknown_type no_type no_weights pickled cut_weights "
+    "other_size few_words "
     "no_tokenizer"
 )
 MODELS = {
@@ -184,10 +204,18 @@ MODELS = {
 }
 CASES = [
     *COMMAND_LINES,
-    *[(script, f"--dataset_name {name}", named) for name, named in DATA.items() for script in ("train", "evaluate")],
+    *[
+        (script, f"--dataset_name {name}", named)
+        for name, named in DATA.items()
+        for script in ("train", "evaluate")
+    ],
     *[("train", f"--dataset_name {words}", named) for words, named in ONLY_TRAIN],
     *[("train", f"--model_name_or_path {name}", named) for name, named in MODELS.items()],
-    *[("predict", f"--model_name_or_path {name}", named) for name, named in MODELS.items() if name != "@/no_padding"],
+    *[
+        ("predict", f"--model_name_or_path {name}", named)
+        for name, named in MODELS.items()
+        if name != "@/no_padding"
+    ],
     ("evaluate", "--dataset_name @/great.csv", "great positive"),
     ("evaluate", "--split dev", "--split dev"),
     ("evaluate", "--dataset_name @/test_only --split train", "--split train @/test_only"),
@@ -207,7 +235,11 @@ CASES = [
 
 
 def words_of(name, line, folder):
-    words = [*DEFAULTS[name], *line.replace("no such ", "no-such_").split(), *(["good"] if name == "predict" else [])]
+    words = [
+        *DEFAULTS[name],
+        *line.replace("no such ", "no-such_").split(),
+        *(["good"] if name == "predict" else []),
+    ]
     return [word.replace("@", str(folder)).replace("no-such_", "no such ") for word in words]
 
 
@@ -233,12 +265,25 @@ def test_without_a_model_yet_the_line_says_how_to_get_one(name, refusal, monkeyp
     assert "train.py" in error
 
 
+def test_a_link_to_itself_is_no_file(tmp_path, refusal):
+    (tmp_path / "loop").symlink_to("loop")
+    error = refusal(train.main, ["--dataset_name", tmp_path / "loop", "--output_dir", tmp_path])
+    assert "no such file" in error
+
+
 def test_hyphens_are_taken_for_underscores_in_flags_and_nowhere_else():
-    args = train.parse_args(["--learning-rate", "1e-3", "--dataset-name=my-own_data", "--overwrite-output-dir"])
-    assert (args.learning_rate, args.dataset_name, args.overwrite_output_dir) == (1e-3, "my-own_data", True)
+    args = train.parse_args(
+        ["--learning-rate", "1e-3", "--dataset-name=my-own_data", "--overwrite-output-dir"]
+    )
+    assert (args.learning_rate, args.dataset_name, args.overwrite_output_dir) == (
+        1e-3,
+        "my-own_data",
+        True,
+    )
     assert predict.parse_args(["--output-format", "jsonl", "--", "--a-b"]).text == ["--a-b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line", "named"),
     [

@@ -35,9 +35,15 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
     random.seed(5)
     torch.manual_seed(5)
     assert order(1, 1) == first
-    assert flat(batches.global_batches(40, 3, 1, 1)) == list(first)  # the same permutation, cut otherwise
+    assert flat(batches.global_batches(40, 3, 1, 1)) == list(
+        first
+    )  # the same permutation, cut otherwise
     assert len({order(seed, epoch) for seed in range(12) for epoch in range(12)}) == 144
-    assert batches.global_batches(5, 2, seed=1, epoch=0) == [[2, 1], [0, 4], [3]]  # as in the docstring
+    assert batches.global_batches(5, 2, seed=1, epoch=0) == [
+        [2, 1],
+        [0, 4],
+        [3],
+    ]  # as in the docstring
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
@@ -60,16 +66,25 @@ def test_a_long_review_is_balanced_by_several_short_ones():
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("max_tokens", [1, 40, 59, 60, 61, 300, 10**6])
 def test_micro_batches_cover_the_share_and_keep_to_the_limit(max_tokens, padded):
-    """Padding counts if it is computed. A pass ends only where the next review would not have fitted."""
+    """Padding counts if it is computed. A pass ends only where the next review would not have
+    fitted.
+    """
     for size in range(30):
         lengths = lengths_of(50, seed=size)
         share = random.Random(size).sample(range(50), size)
         cut = batches.micro_batches(share, lengths, max_tokens, padded)
         assert sorted(flat(cut)) == sorted(share)
-        sizes = [[max(lengths[i] for i in batch) if padded else lengths[j] for j in batch] for batch in cut]
+        sizes = [
+            [max(lengths[i] for i in batch) if padded else lengths[j] for j in batch]
+            for batch in cut
+        ]
         assert all(len(batch) == 1 or sum(batch) <= max_tokens for batch in sizes)
-        following = [sizes[n][0] if padded else lengths[batch[0]] for n, batch in enumerate(cut[1:])]
-        assert all(sum(batch) + more > max_tokens for batch, more in zip(sizes, following, strict=False))
+        following = [
+            sizes[n][0] if padded else lengths[batch[0]] for n, batch in enumerate(cut[1:])
+        ]
+        assert all(
+            sum(batch) + more > max_tokens for batch, more in zip(sizes, following, strict=False)
+        )
 
 
 @pytest.mark.parametrize("padded", [True, False])

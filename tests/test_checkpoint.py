@@ -1,6 +1,9 @@
-"""Nothing is lost: what is resumed equals what nobody disturbed; the long forms are in benchmarks/trials.py."""
+"""Nothing is lost: what is resumed equals what nobody disturbed; the long forms are in
+benchmarks/trials.py.
+"""
 
 import errno
+import hashlib
 import itertools
 import math
 import os
@@ -13,12 +16,23 @@ import pytest
 import tiny
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 import train as script
-from sentiment import batches, checkpoint, cli, inference, processes, run_folder
+from sentiment import batches, checkpoint, distributed, errors, inference
+from sentiment.report import card
+from sentiment.run import Run
+from sentiment.runtime import folder as run_folder
+from sentiment.runtime import launch
+from sentiment.runtime.log import read_log
 
-SETTINGS = {"train_batch_size": 8, "num_train_epochs": 3, "max_tokens_per_device": 40, "learning_rate": 1e-3}
-SETTINGS |= {"checkpointing_steps": 4}  # an epoch has 6 updates
+SETTINGS = {
+    "train_batch_size": 8,
+    "num_train_epochs": 3,
+    "max_tokens_per_device": 40,
+    "learning_rate": 1e-3,
+}
+SETTINGS |= {"checkpointing_steps": 4}  # an epoch has 6 steps
 
 
 class Crash(Exception):
@@ -39,13 +53,17 @@ def crash_at(monkeypatch, module, name, times):
 
 def result(folder):
     """All that a resumed run must share with an undisturbed one."""
-    assert not [path.name for path in folder.iterdir() if path.name.startswith(".") or path.name == "checkpoints"]
+    assert not [
+        path.name
+        for path in folder.iterdir()
+        if path.name.startswith(".") or path.name == "checkpoints"
+    ]
     assert tiny.read(folder, "status.json")["status"] == "finished"
-    updates, evaluations = tiny.read_log(folder)
-    order = [entry["step"] for entry in run_folder.read_log(folder)]
+    steps, evaluations = tiny.read_log(folder)
+    order = [entry["step"] for entry in read_log(folder)]
     return (
         (folder / "model.safetensors").read_bytes(),
-        [{**update, "seconds": None} for update in updates],
+        [{**step, "seconds": None} for step in steps],
         evaluations,
         order,
     )
@@ -53,7 +71,9 @@ def result(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, distilbert, reviews):
-    return result(tiny.train(distilbert, reviews, tmp_path_factory.mktemp("whole") / "run", **SETTINGS))
+    return result(
+        tiny.train(distilbert, reviews, tmp_path_factory.mktemp("whole") / "run", **SETTINGS)
+    )
 
 
 def crashed(monkeypatch, distilbert, reviews, folder, *moment, **settings):
@@ -67,14 +87,14 @@ def crashed(monkeypatch, distilbert, reviews, folder, *moment, **settings):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory, distilbert, reviews):
-    """The folder of a run that crashed in update 10, with checkpoints after 4 and 8. Read it only."""
+    """A run that crashed in step 10, with checkpoints after 4 and 8. Read it only."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("broken") / "run"
         return crashed(patch, distilbert, reviews, folder, batches, "dropout_seed", 10)
 
 
 def steps(folder):
-    return [path.name for path in checkpoint.found(folder)]
+    return [path.name[:13] for path in checkpoint.found(folder)]
 
 
 @pytest.mark.parametrize(
@@ -92,14 +112,16 @@ def steps(folder):
         (batches, "dropout_seed", 13, {"checkpointing_steps": 6}),  # after its evaluation
         (checkpoint, "write", 3, {}),
         (script.model, "save", 1, {"checkpointing_steps": 9}),
-        (run_folder, "write_results", 1, {}),
+        (card, "write_results", 1, {}),
     ],
 )
 def test_a_run_that_crashed_ends_as_the_undisturbed_one(
     tmp_path, distilbert, reviews, undisturbed, monkeypatch, module, name, times, more
 ):
     """With dropout, micro-batches, and an evaluation that may have been logged or not."""
-    folder = crashed(monkeypatch, distilbert, reviews, tmp_path / "run", module, name, times, **more)
+    folder = crashed(
+        monkeypatch, distilbert, reviews, tmp_path / "run", module, name, times, **more
+    )
     (folder / ".tmp-run.json").write_text("{")
     with open(folder / "log.jsonl", "a") as log:
         log.write('{"step": 9, "lo')
@@ -107,21 +129,36 @@ def test_a_run_that_crashed_ends_as_the_undisturbed_one(
     assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == undisturbed
 
 
-def test_two_checkpoints_are_kept_and_none_when_the_run_has_finished(tmp_path, distilbert, reviews, monkeypatch):
+def test_two_checkpoints_are_kept_and_none_when_the_run_has_finished(
+    tmp_path, distilbert, reviews, monkeypatch
+):
     folder = tmp_path / "run"
-    crashed(monkeypatch, distilbert, reviews, folder, run_folder, "write_results", 1, checkpointing_steps=5)
+    crashed(
+        monkeypatch,
+        distilbert,
+        reviews,
+        folder,
+        card,
+        "write_results",
+        1,
+        checkpointing_steps=5,
+    )
     assert steps(folder) == ["step-00000015", "step-00000010"]
-    files = {"manifest.json", "optimizer.safetensors", "weights.safetensors"}
-    assert {path.name for path in (folder / "checkpoints" / "step-00000015").iterdir()} == files
+    for path in (folder / "checkpoints").iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert path.name[13:] == f"-{digest}.safetensors"
     tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)
     assert not (folder / "checkpoints").exists()
 
 
-def test_with_fp16s_scaler_too_and_an_update_that_it_leaves_out_is_no_failure(
+def test_with_fp16s_scaler_too_and_a_step_that_it_skips_is_no_failure(
     tmp_path, distilbert, reviews, monkeypatch
 ):
-    """On a CPU fp16 has no scaler, and its gradients do not leave their range: both are brought about here."""
-    start, dropout_seed, add_up, now = processes.start, batches.dropout_seed, script.sum_over_processes, []
+    """On a CPU fp16 has no scaler, and its gradients do not leave their range: both are brought
+    about here.
+    """
+    start, dropout_seed, now = launch.start, batches.dropout_seed, []
+    all_reduce = distributed.all_reduce_gradients
 
     def scaled(*args, **options):
         accelerator = start(*args, **options)
@@ -131,24 +168,34 @@ def test_with_fp16s_scaler_too_and_an_update_that_it_leaves_out_is_no_failure(
     def overflowing(accelerator, parameters, *args):
         if now[-1] in (2, 6, 10):
             parameters[0].grad[0, 0] = math.inf
-        return add_up(accelerator, parameters, *args)
+        return all_reduce(accelerator, parameters, *args)
 
-    monkeypatch.setattr(processes, "start", scaled)
-    monkeypatch.setattr(batches, "dropout_seed", lambda *args: (now.append(args[1]), dropout_seed(*args))[1])
-    monkeypatch.setattr(script, "sum_over_processes", overflowing)
+    monkeypatch.setattr(launch, "start", scaled)
+    monkeypatch.setattr(
+        batches, "dropout_seed", lambda *args: (now.append(args[1]), dropout_seed(*args))[1]
+    )
+    monkeypatch.setattr(distributed, "all_reduce_gradients", overflowing)
     whole = tiny.train(distilbert, reviews, tmp_path / "whole", **SETTINGS)
-    folder = crashed(monkeypatch, distilbert, reviews, tmp_path / "run", batches, "dropout_seed", 10)
-    scaler = tiny.read(folder, "checkpoints/step-00000008/manifest.json")["scaler"]
-    # halved after 2, doubled after three more, halved after 6, and two updates since
+    folder = crashed(
+        monkeypatch, distilbert, reviews, tmp_path / "run", batches, "dropout_seed", 10
+    )
+    scaler = checkpoint.header(checkpoint.found(folder)[0])["scaler"]
+    # halved after 2, doubled after three more, halved after 6, and two steps since
     assert (scaler["scale"], scaler["_growth_tracker"]) == (512.0, 2)
     assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == result(whole)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on_with_the_right_reviews(tmp_path, reviews, monkeypatch):
     model = tiny.save_model(tmp_path / "model", "distilbert", **tiny.NO_DROPOUT)
     whole = tiny.train(model, reviews, tmp_path / "whole", **SETTINGS)
     folder = crashed(monkeypatch, model, reviews, tmp_path / "run", batches, "dropout_seed", 10)
-    given = {"model_name_or_path": model, "dataset_name": reviews, "output_dir": folder, "mixed_precision": "no"}
+    given = {
+        "model_name_or_path": model,
+        "dataset_name": reviews,
+        "output_dir": folder,
+        "mixed_precision": "no",
+    }
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     done = tiny.process(*launch, "train.py", "--resume", *tiny.flags(**given, **SETTINGS))
     assert done.returncode == 0, done.stderr
@@ -158,68 +205,104 @@ def test_another_number_of_processes_goes_on_with_the_right_reviews(tmp_path, re
         assert found["tokens"] == wanted["tokens"]
 
 
-def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path, distilbert, reviews, broken, undisturbed, capfd):
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(
+    tmp_path, distilbert, reviews, broken, undisturbed, capfd
+):
     folder = shutil.copytree(broken, tmp_path / "run")
-    with open(folder / "checkpoints" / "step-00000008" / "optimizer.safetensors", "r+b") as file:
+    path = checkpoint.found(folder)[0]
+    with open(path, "r+b") as file:
         file.seek(1000)
         file.write(b"!")
     tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)
     assert result(folder) == undisturbed
     out = capfd.readouterr().out
-    assert "step-00000008 is damaged (optimizer.safetensors)" in out
-    assert "resume    after update 4" in out
+    assert f"{path} is damaged" in out
+    assert "resume    after step 4" in out
 
 
-def test_when_all_are_damaged_the_run_stops_and_names_the_file(tmp_path, distilbert, reviews, broken, refusal):
+def test_when_all_are_damaged_the_run_stops_and_names_the_file(
+    tmp_path, distilbert, reviews, broken, refusal
+):
     folder = shutil.copytree(broken, tmp_path / "run")
     for path in checkpoint.found(folder):
-        (path / "weights.safetensors").unlink()
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": folder, "mixed_precision": "no"}
+        path.write_bytes(path.read_bytes()[:-1])
+    given = {
+        "model_name_or_path": distilbert,
+        "dataset_name": reviews,
+        "output_dir": folder,
+        "mixed_precision": "no",
+    }
     line = refusal(script.main, tiny.flags(**given, resume=True, **SETTINGS), code=1)
-    assert str(folder / "checkpoints" / "step-00000004" / "weights.safetensors") in line
+    assert str(checkpoint.found(folder)[-1]) in line
     assert steps(folder) == ["step-00000008", "step-00000004"]
 
 
-def test_every_byte_of_a_checkpoint_counts(broken):
-    path = checkpoint.found(broken)[0]
-    content = (path / "manifest.json").read_bytes()
-    assert checkpoint.damaged_file(path) is None
-    try:
-        for at in range(len(content)):
-            (path / "manifest.json").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-            assert checkpoint.damaged_file(path), at
-            (path / "manifest.json").write_bytes(content[:at] + content[at + 1 :])
-            assert checkpoint.damaged_file(path), at
-    finally:
-        (path / "manifest.json").write_bytes(content)
+def test_every_byte_of_a_checkpoint_counts(tmp_path, broken):
+    """Of the header, of the tensors and of the digest in the name: flipped, or taken out."""
+    path = Path(shutil.copy(checkpoint.found(broken)[0], tmp_path))
+    content = path.read_bytes()
+    assert checkpoint.is_whole(path)
+    for at in [*range(100), *range(100, len(content), len(content) // 200), len(content) - 1]:
+        for changed in (bytes([content[at] ^ 1]), b""):
+            path.write_bytes(content[:at] + changed + content[at + 1 :])
+            assert not checkpoint.is_whole(path), at
+    path.write_bytes(content)
+    for at in range(14, 14 + 64):
+        letter = "0" if path.name[at] != "0" else "1"
+        other = path.with_name(path.name[:at] + letter + path.name[at + 1 :])
+        assert not checkpoint.is_whole(path.rename(other))
+        other.rename(path)
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path, distilbert, reviews, refusal):
+    old = tmp_path / "run" / "checkpoints" / "step-00000004"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "mixed_precision": "no"}
+    given |= {"output_dir": tmp_path / "run", "resume": True}
+    line = refusal(script.main, tiny.flags(**given))
+    assert f"{old} was written by an older version" in line
+    assert (old / "manifest.json").exists()
 
 
 class Alone:
     """Stands in for the Accelerator of a run of one process."""
 
-    num_processes, process_index, is_main_process, device, scaler = 1, 0, True, torch.device("cpu"), None
+    num_processes, process_index, is_main_process, device, scaler = (
+        1,
+        0,
+        True,
+        torch.device("cpu"),
+        None,
+    )
 
     def wait_for_everyone(self):
         pass
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("File too large")])
-def test_a_failure_at_any_file_operation_of_a_save_leaves_a_good_checkpoint(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("File too large")]
+)
+def test_a_failure_at_any_file_operation_of_a_save_leaves_a_good_checkpoint(
+    tmp_path, monkeypatch, error
+):
     classifier = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(classifier.parameters())
-    run = {"settings": {"seed": 1, "dataset_name": "", "model_name_or_path": ""}, "reviews": {}, "precision": "no"}
-    run |= {"model_sha256": ""}
+    names = "dataset_name", "model_name_or_path", "max_tokens_per_device"
+    settings = {"seed": 1, "output_dir": str(tmp_path), **dict.fromkeys(names, "")}
+    hardware = {"device": "", "processes": 1, "threads": 1, "precision": "no"}
+    run = Run(settings, [], {}, {}, "", **hardware, git_commit=None)
     (tmp_path / "log.jsonl").touch()
 
     def save(step):
         classifier(torch.ones(3)).sum().backward()
         optimizer.step()
-        checkpoint.save(tmp_path, run, step, 10, Alone(), classifier, optimizer)
+        checkpoint.save(run, step, 10, Alone(), classifier, optimizer)
 
     save(1)
     save(2)
-    operations = [(os, name) for name in ("open", "fsync", "rename", "mkdir", "rmdir", "unlink")]
-    operations += [(Path, "write_bytes"), (checkpoint, "save_file")]
+    operations = [(os, name) for name in ("open", "fsync", "close", "replace", "mkdir", "unlink")]
+    operations += [(checkpoint, "save_file"), (checkpoint, "digest")]
     failures = 0
     for step in itertools.count(3):
         calls = itertools.count()
@@ -237,30 +320,45 @@ def test_a_failure_at_any_file_operation_of_a_save_leaves_a_good_checkpoint(tmp_
                 patch.setattr(module, name, failing(getattr(module, name)))
             try:
                 save(step)
-            except (OSError, cli.RunError, SafetensorError):
+            except (OSError, errors.RunError, SafetensorError):
                 failures += 1
         assert checkpoint.newest(tmp_path, run) >= step - 1 - failures
-        assert all(checkpoint.damaged_file(path) is None for path in checkpoint.found(tmp_path))
+        assert all(map(checkpoint.is_whole, checkpoint.found(tmp_path)))
         assert len(checkpoint.found(tmp_path)) >= 2
         if next(calls) <= step - 3:
             break
     assert failures >= 12
 
 
-CHANGES = {"learning_rate": 2e-3, "train_batch_size": 4, "seed": 1, "num_train_epochs": 4, "max_train_samples": 30}
+CHANGES = {
+    "learning_rate": 2e-3,
+    "train_batch_size": 4,
+    "seed": 1,
+    "num_train_epochs": 4,
+    "max_train_samples": 30,
+}
 
 
 @pytest.mark.parametrize(("name", "value"), CHANGES.items())
 def test_other_mathematics_is_refused_by_name(distilbert, reviews, broken, refusal, name, value):
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": broken, "mixed_precision": "no"}
+    given = {
+        "model_name_or_path": distilbert,
+        "dataset_name": reviews,
+        "output_dir": broken,
+        "mixed_precision": "no",
+    }
     before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
     line = refusal(script.main, tiny.flags(**given, **{**SETTINGS, name: value}, resume=True))
-    assert f"--resume: the run has begun otherwise: {name} {value} (was" in line
-    assert not [other for other in (CHANGES | {"dataset_name": 0}) if other != name and f"{other} " in line]
+    assert f"--resume: settings differ from the run's: {name} {value} (was" in line
+    assert not [
+        other for other in (CHANGES | {"dataset_name": 0}) if other != name and f"{other} " in line
+    ]
     assert {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()} == before
 
 
-def test_other_data_or_another_model_is_refused_by_name(tmp_path, distilbert, reviews, broken, refusal):
+def test_other_data_or_another_model_is_refused_by_name(
+    tmp_path, distilbert, reviews, broken, refusal
+):
     shutil.copytree(reviews, tmp_path / "reviews")
     tiny.write(tmp_path / "reviews" / "train.csv", tiny.reviews(41, seed=3))
     other = tiny.save_model(tmp_path / "model", "distilbert", dropout=0.2)
@@ -268,17 +366,29 @@ def test_other_data_or_another_model_is_refused_by_name(tmp_path, distilbert, re
         (distilbert, tmp_path / "reviews", "dataset_name"),
         (other, reviews, "model_name_or_path"),
     ):
-        given = {"model_name_or_path": model, "dataset_name": dataset, "output_dir": broken, "mixed_precision": "no"}
+        given = {
+            "model_name_or_path": model,
+            "dataset_name": dataset,
+            "output_dir": broken,
+            "mixed_precision": "no",
+        }
         line = refusal(script.main, tiny.flags(**given, **SETTINGS, resume=True))
-        assert f"otherwise: {name} {tmp_path}" in line
+        assert f"from the run's: {name} {tmp_path}" in line
 
 
-def test_other_settings_and_the_same_reviews_elsewhere_go_on(tmp_path, distilbert, reviews, broken, undisturbed):
+def test_other_settings_and_the_same_reviews_elsewhere_go_on(
+    tmp_path, distilbert, reviews, broken, undisturbed
+):
     folder = shutil.copytree(broken, tmp_path / "elsewhere")
-    moved = shutil.copytree(reviews, tmp_path / "reviews"), shutil.copytree(distilbert, tmp_path / "model")
+    moved = (
+        shutil.copytree(reviews, tmp_path / "reviews"),
+        shutil.copytree(distilbert, tmp_path / "model"),
+    )
     changed = {"max_tokens_per_device": 60, "checkpointing_steps": 1}
     tiny.train(moved[1], moved[0], folder, resume=True, **{**SETTINGS, **changed})
-    assert [update["tokens"] for update in tiny.read_log(folder)[0]] == [update["tokens"] for update in undisturbed[1]]
+    assert [step["tokens"] for step in tiny.read_log(folder)[0]] == [
+        step["tokens"] for step in undisturbed[1]
+    ]
     assert tiny.read(folder, "run.json")["settings"]["max_tokens_per_device"] == 60
 
 
@@ -286,16 +396,18 @@ def test_the_token_budget_in_force_is_kept(tmp_path, distilbert, reviews, broken
     """Memory ran out before the crash; it is not asked to again."""
     folder = shutil.copytree(broken, tmp_path / "run")
     path = checkpoint.found(folder)[0]
-    manifest = checkpoint.read(path)
-    del manifest["sha256"]
-    (path / "manifest.json").write_bytes(checkpoint.seal({**manifest, "max_tokens": [20]}))
-    budgets, passes = set(), script.unpadded.passes
-    monkeypatch.setattr(script.unpadded, "passes", lambda *args: (budgets.add(args[3]), passes(*args))[1])
+    state, tensors = checkpoint.header(path), load_file(path)
+    path.unlink()
+    checkpoint.write(path.with_name(path.name[:13]), tensors, {**state, "max_tokens": [20]})
+    budgets, passes = set(), inference.passes
+    monkeypatch.setattr(inference, "passes", lambda *args: (budgets.add(args[3]), passes(*args))[1])
     tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)
     assert budgets == {20}
 
 
-def test_a_finished_run_says_so_and_changes_nothing(tmp_path, trained, distilbert, reviews, refusal, capfd):
+def test_a_finished_run_says_so_and_changes_nothing(
+    tmp_path, trained, distilbert, reviews, refusal, capfd
+):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "checkpoints" / "step-00000004").mkdir(parents=True)  # a kill came between
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
@@ -303,40 +415,60 @@ def test_a_finished_run_says_so_and_changes_nothing(tmp_path, trained, distilber
     tiny.train(distilbert, reviews, folder, **given)
     assert f"the run in {folder} is finished" in capfd.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, **given, seed=3)
-    assert "otherwise: seed 3 (was 42)" in refusal(script.main, [*given, "--mixed_precision=no"])
-    (folder / "run.json").write_text("{}")  # as an earlier version's, which does not tell what the run began with
-    script.main([*given, "--mixed_precision=no"])
-    assert f"the run in {folder} is finished" in capfd.readouterr().out
+    given = tiny.flags(
+        model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, **given, seed=3
+    )
+    assert "from the run's: seed 3 (was 42)" in refusal(
+        script.main, [*given, "--mixed_precision=no"]
+    )
+    (folder / "run.json").write_text("{}")
+    assert "run.json is damaged" in refusal(script.main, [*given, "--mixed_precision=no"])
 
 
-def test_resume_starts_in_a_new_folder_and_never_in_one_that_holds_no_run(tmp_path, distilbert, reviews, refusal):
+def test_resume_starts_in_a_new_folder_and_never_in_one_that_holds_no_run(
+    tmp_path, distilbert, reviews, refusal
+):
     tiny.train(distilbert, reviews, tmp_path / "new", resume=True, num_train_epochs=1)
     assert tiny.read(tmp_path / "new", "status.json")["status"] == "finished"
     other = shutil.copytree(distilbert, tmp_path / "model")
-    given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=other, resume=True)
+    given = tiny.flags(
+        model_name_or_path=distilbert, dataset_name=reviews, output_dir=other, resume=True
+    )
     assert "holds model.safetensors" in refusal(script.main, given)
 
 
-def test_a_folder_with_checkpoints_is_refused_or_cleared(tmp_path, distilbert, reviews, broken, refusal):
+def test_a_folder_with_checkpoints_is_refused_or_cleared(
+    tmp_path, distilbert, reviews, broken, refusal
+):
     folder = shutil.copytree(broken, tmp_path / "run")
     for path in folder.iterdir():
         if path.name != "checkpoints":
             path.unlink()
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": folder, "mixed_precision": "no"}
+    given = {
+        "model_name_or_path": distilbert,
+        "dataset_name": reviews,
+        "output_dir": folder,
+        "mixed_precision": "no",
+    }
     given = tiny.flags(**given, num_train_epochs=1)
     assert "holds checkpoints" in refusal(script.main, given)
-    assert "not allowed with" in refusal(script.main, [*given, "--resume", "--overwrite_output_dir"])
+    assert "not allowed with" in refusal(
+        script.main, [*given, "--resume", "--overwrite_output_dir"]
+    )
     script.main([*given, "--overwrite_output_dir"])
     assert not (folder / "checkpoints").exists()
 
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path, distilbert, reviews, broken, refusal):
     folder = shutil.copytree(broken, tmp_path / "run")
-    given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, mixed_precision="no")
+    given = tiny.flags(
+        model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, mixed_precision="no"
+    )
     with run_folder.locked(folder):
         for way in ("--resume", "--overwrite_output_dir"):
-            assert "another run is writing there" in refusal(script.main, [*given, *tiny.flags(**SETTINGS), way])
+            assert "another run is writing there" in refusal(
+                script.main, [*given, *tiny.flags(**SETTINGS), way]
+            )
     assert steps(folder) == steps(broken)
 
 
@@ -344,29 +476,37 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path, distilbert, reviews, br
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_reviews(
     tmp_path, distilbert, reviews, monkeypatch, refusal, what
 ):
-    add_gradients, calls = script.add_gradients, itertools.count(1)
+    accumulate, calls = script.accumulate_gradients, itertools.count(1)
 
-    def broken(accelerator, classifier, *args):
-        loss = add_gradients(accelerator, classifier, *args)
-        if next(calls) < 6:
-            return loss
-        if what == "gradient":
-            next(classifier.parameters()).grad[0, 0] = math.inf
-        return loss * math.nan if what == "loss" else loss
+    def broken(settings, accelerator, classifier, *args):
+        loss, max_tokens = accumulate(settings, accelerator, classifier, *args)
+        if next(calls) >= 6:
+            if what == "gradient":
+                next(classifier.parameters()).grad[0, 0] = math.inf
+            loss = loss * math.nan if what == "loss" else loss
+        return loss, max_tokens
 
-    monkeypatch.setattr(script, "add_gradients", broken)
+    monkeypatch.setattr(script, "accumulate_gradients", broken)
     folder = tmp_path / "run"
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": folder, "mixed_precision": "no"}
+    given = {
+        "model_name_or_path": distilbert,
+        "dataset_name": reviews,
+        "output_dir": folder,
+        "mixed_precision": "no",
+    }
     more = {**SETTINGS, "train_batch_size": 5, "max_train_samples": 30}
     line = refusal(script.main, tiny.flags(**given, **more), code=1)
     drawn = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
     batch = batches.global_batches(30, 5, 42, 1)[5]
     assert drawn != list(range(30))
-    assert "the loss of update 6 is " in line
-    assert ("update 6 is nan," if what == "loss" else "norm inf,") in line
+    assert "the loss of step 6 is " in line
+    assert ("step 6 is nan," if what == "loss" else "gradients inf,") in line
     assert f"on the rows {', '.join(str(drawn[i]) for i in batch)};" in line
-    assert (tiny.read(folder, "status.json")["status"], steps(folder)) == ("failed", ["step-00000004"])
-    assert checkpoint.damaged_file(checkpoint.found(folder)[0]) is None
+    assert (tiny.read(folder, "status.json")["status"], steps(folder)) == (
+        "failed",
+        ["step-00000004"],
+    )
+    assert checkpoint.is_whole(checkpoint.found(folder)[0])
 
 
 def test_the_weights_can_be_read_by_whom_the_umask_lets(tmp_path, distilbert, reviews):
@@ -386,11 +526,22 @@ def can_mount(folder):
         return False
 
 
-@pytest.mark.parametrize(("trials", "count"), [("kills damage", 3), ("signals", 2), ("restarts", 1), ("disk", 2)])
-@pytest.mark.skipif(sys.platform != "linux", reason="the trials fork with torch loaded and mount: only Linux does both")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trials", "count"), [("kills damage", 3), ("signals", 2), ("restarts", 1), ("disk", 2)]
+)
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="the trials fork with torch loaded and mount: only Linux does both",
+)
 def test_a_short_form_of_each_trial(tmp_path, trials, count):
     if trials == "disk" and not can_mount(tmp_path):
-        pytest.skip("a full disk is a small one that is mounted, which takes root; the other trials do without")
-    done = tiny.process(sys.executable, tiny.ROOT / "benchmarks" / "trials.py", *trials.split(), "--count", count)
+        pytest.skip(
+            "a full disk is a small one that is mounted, which takes root; the other trials do "
+            "without"
+        )
+    done = tiny.process(
+        sys.executable, tiny.ROOT / "benchmarks" / "trials.py", *trials.split(), "--count", count
+    )
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == trials.split()

@@ -12,17 +12,25 @@ import pytest
 import tiny
 import transformers
 
-from sentiment import data
-from sentiment.cli import UserError
+import evaluate
+from sentiment import data, model
+from sentiment import labels as label_rules
+from sentiment.errors import UserError
 
-ROWS = [("A fine film.", "positive"), ('Dull, "slow"\nand long.', "negative"), ("Ça m'a plu — ★", "positive")]
+ROWS = [
+    ("A fine film.", "positive"),
+    ('Dull, "slow"\nand long.', "negative"),
+    ("Ça m'a plu — ★", "positive"),
+]
 
 
 def write_any(path, rows):
     """Rows into a file of any kind that can be read, by other code than the project's."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     if path.suffix == ".parquet":
-        datasets.Dataset.from_list([dict(zip(("text", "label"), row, strict=True)) for row in rows]).to_parquet(path)
+        datasets.Dataset.from_list(
+            [dict(zip(("text", "label"), row, strict=True)) for row in rows]
+        ).to_parquet(path)
         return path
     tiny.write(plain, rows)
     if plain != path:
@@ -45,7 +53,7 @@ KINDS = [".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_is_read_alone_and_in_a_folder(tmp_path, kind):
     texts, labels = map(list, zip(*ROWS, strict=True))
-    wanted = (texts, labels, ["negative", "positive"], {"text": 0, "label": 0})
+    wanted = (texts, labels, ["negative", "positive"], "")
     assert load(tmp_path / f"reviews{kind}", ROWS) == wanted
     write_any(tmp_path / f"validation{kind}", ROWS)
     assert load(tmp_path, split="validation") == wanted
@@ -61,16 +69,26 @@ def test_a_file_that_was_changed_is_read_anew(tmp_path, kind):
     assert load(path)[0] == [text for text, _ in ROWS[:2]]
 
 
-LOOK_ALIKES = ["NA None null nan 007 1.0 true 2020-01-01 #N/A", "007 08 1.50", "true false true", "inf nan"]
+LOOK_ALIKES = [
+    "NA None null nan 007 1.0 true 2020-01-01 #N/A",
+    "007 08 1.50",
+    "true false true",
+    "inf nan",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("texts", [line.split() for line in LOOK_ALIKES], ids=LOOK_ALIKES)
 def test_texts_that_look_like_missing_values_or_numbers_are_texts(tmp_path, kind, texts):
-    assert load(tmp_path / f"train{kind}", [(text, "ab"[i % 2]) for i, text in enumerate(texts)])[0] == texts
+    assert (
+        load(tmp_path / f"train{kind}", [(text, "ab"[i % 2]) for i, text in enumerate(texts)])[0]
+        == texts
+    )
 
 
-@pytest.mark.parametrize("name", ["reviews [final].csv", "what?*.jsonl", "a b#c%20.parquet", "ümlaut.csv"])
+@pytest.mark.parametrize(
+    "name", ["reviews [final].csv", "what?*.jsonl", "a b#c%20.parquet", "ümlaut.csv"]
+)
 def test_a_file_may_have_any_name(tmp_path, name):
     assert len(load(tmp_path / name, ROWS)[0]) == 3
 
@@ -79,7 +97,9 @@ def test_a_file_may_have_any_name(tmp_path, name):
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_byte_order_mark_and_either_line_ending_are_read(tmp_path, kind, newline):
     path = write_any(tmp_path / f"train{kind}", [("good film", "a"), ("bad film", "b")])
-    path.write_bytes(b"\xef\xbb\xbf" + newline.join(path.read_text(encoding="utf-8").splitlines()).encode())
+    path.write_bytes(
+        b"\xef\xbb\xbf" + newline.join(path.read_text(encoding="utf-8").splitlines()).encode()
+    )
     assert load(path)[:2] == (["good film", "bad film"], ["a", "b"])
 
 
@@ -101,7 +121,7 @@ def test_classes_are_integers_by_value_or_strings_by_the_alphabet(tmp_path, labe
     for kind in (".jsonl", ".csv"):
         _, found, classes, _ = load(tmp_path / f"train{kind}", rows)
         assert classes == names
-        assert found == [data.READABLE_NAMES.get(label, str(label)) for label in labels]
+        assert found == [label_rules.READABLE_NAMES.get(label, str(label)) for label in labels]
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet", ".csv"])
@@ -110,14 +130,14 @@ def test_integers_with_gaps_are_not_taken_for_other_classes(tmp_path, kind):
     assert load(tmp_path / f"train{kind}", rows)[1:] == (
         ["0", "1", "10", "2"],
         ["0", "1", "2", "10"],
-        {"text": 0, "label": 1},
+        ", left out: 0 without text, 1 without label",
     )
 
 
 def test_the_order_of_classes_does_not_hang_on_the_order_of_a_set():
     """Which is another one in every process; ties by value are broken by the alphabet."""
     wanted = ["-0", "0", "00", "000", "001", "01", "1"]
-    assert data.class_names([*wanted[::2], *wanted[1::2]]) == wanted
+    assert label_rules.class_names([*wanted[::2], *wanted[1::2]]) == wanted
 
 
 def test_a_class_label_gives_names_in_its_own_order_and_minus_one_is_missing(tmp_path):
@@ -126,28 +146,56 @@ def test_a_class_label_gives_names_in_its_own_order_and_minus_one_is_missing(tmp
     )
     rows = {"text": ["a", "b", "c"], "label": [1, -1, 0]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    wanted = (["a", "c"], ["negative", "positive"], ["positive", "negative", "so"], {"text": 0, "label": 1})
+    wanted = (
+        ["a", "c"],
+        ["negative", "positive"],
+        ["positive", "negative", "so"],
+        ", left out: 0 without text, 1 without label",
+    )
     assert load(tmp_path / "train.parquet") == wanted
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
-def test_reviews_without_text_or_label_are_left_out_counted_and_keep_the_row_numbers(tmp_path, kind):
-    rows = [("one", "a"), ("", "b"), ("two", None), (" \n", "a"), ("three", "b"), (None, None), ("four", " a ")]
-    reviews, names, left_out = data.load_split(str(write_any(tmp_path / f"train{kind}", rows)), "train")
-    assert (reviews.texts, reviews.labels, reviews.rows) == (["one", "three", "four"], ["a", "b", "a"], [0, 4, 6])
-    assert (names, left_out) == (["a", "b"], {"text": 3, "label": 1})
+def test_reviews_without_text_or_label_are_left_out_counted_and_keep_the_row_numbers(
+    tmp_path, kind
+):
+    rows = [
+        ("one", "a"),
+        ("", "b"),
+        ("two", None),
+        (" \n", "a"),
+        ("three", "b"),
+        (None, None),
+        ("four", " a "),
+    ]
+    reviews, names, left_out = data.load_split(
+        str(write_any(tmp_path / f"train{kind}", rows)), "train"
+    )
+    assert (reviews.texts, reviews.labels, reviews.rows) == (
+        ["one", "three", "four"],
+        ["a", "b", "a"],
+        [0, 4, 6],
+    )
+    assert (names, left_out) == (["a", "b"], ", left out: 3 without text, 1 without label")
 
 
 def test_a_table_that_pandas_shuffled_and_saved_is_read(tmp_path):
     """Its index becomes a further column of the file."""
-    pandas.DataFrame(ROWS, columns=["text", "label"]).iloc[[2, 0, 1]].to_parquet(tmp_path / "train.parquet")
+    pandas.DataFrame(ROWS, columns=["text", "label"]).iloc[[2, 0, 1]].to_parquet(
+        tmp_path / "train.parquet"
+    )
     reviews, _, _ = data.load_split(str(tmp_path), "train")
     assert (reviews.texts, reviews.rows) == ([ROWS[i][0] for i in (2, 0, 1)], [0, 1, 2])
 
 
 def test_rows_with_too_few_fields_miss_their_label(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\none,a\ntwo\nthree,b\n")
-    assert load(tmp_path / "train.csv") == (["one", "three"], ["a", "b"], ["a", "b"], {"text": 0, "label": 1})
+    assert load(tmp_path / "train.csv") == (
+        ["one", "three"],
+        ["a", "b"],
+        ["a", "b"],
+        ", left out: 0 without text, 1 without label",
+    )
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl"])
@@ -172,7 +220,8 @@ def test_stratified_shares_the_places_as_the_classes_share_the_reviews(size):
 
 
 def test_stratified_by_hand():
-    # Quotients 60/1, 60/3, 30/1, 60/5, 30/3, ... : the ten largest are six of a, three of b, one of c.
+    # Quotients 60/1, 60/3, 30/1, 60/5, 30/3, ... : the ten largest are six of a, three of b, one of
+    # c.
     drawn = data.stratified(LABELS, 10, seed=1)
     assert Counter(LABELS[i] for i in drawn) == {"a": 6, "b": 3, "c": 1}
     drawn = data.stratified(LABELS, 10, seed=1, at_least=1)
@@ -184,27 +233,36 @@ def test_stratified_is_a_pure_function_that_draws_from_everywhere():
     drawn = data.stratified(LABELS, 20, seed=1)
     assert data.stratified(LABELS, 20, seed=1) == drawn
     assert len({tuple(data.stratified(LABELS, 20, seed=seed)) for seed in range(20)}) == 20
-    assert {i for seed in range(200) for i in data.stratified(LABELS, 20, seed)} == set(range(99))  # d has no place
+    assert {i for seed in range(200) for i in data.stratified(LABELS, 20, seed)} == set(
+        range(99)
+    )  # d has no place
     assert data.stratified(LABELS, 100, 1) == data.stratified(LABELS, 1000, 1) == list(range(100))
 
 
 def drawn(dataset, train=0, test=0, seed=42):
     """What data.load_train_and_test makes of a data set, the report as one text."""
-    given = {"dataset_name": str(dataset), "text_column": "text", "label_column": "label", "seed": seed}
+    given = {
+        "dataset_name": str(dataset),
+        "text_column": "text",
+        "label_column": "label",
+        "seed": seed,
+    }
     args = argparse.Namespace(**given, max_train_samples=train, max_eval_samples=test)
     train, test, names, report = data.load_train_and_test(args)
     return train, test, names, "\n".join(report)
 
 
 def test_without_a_test_split_a_stratified_tenth_is_cut_off_and_said(tmp_path):
-    rows = tiny.reviews(200, seed=3)[:140] + tiny.reviews(500, seed=4)[1::2][:60]  # 70 negative, 130 positive
+    rows = (
+        tiny.reviews(200, seed=3)[:140] + tiny.reviews(500, seed=4)[1::2][:60]
+    )  # 70 negative, 130 positive
     path = tiny.write(tmp_path / "all.csv", list(dict(rows).items()))
     train, test, _, report = drawn(path)
     assert set(train.rows) | set(test.rows) == set(range(200))
     assert not set(train.rows) & set(test.rows)
     assert Counter(test.labels) == {"negative": 7, "positive": 13}
     assert (train.split, test.split) == ("train", "train")
-    assert "20 reviews (10%) are cut off" in report
+    assert "20 reviews (10%) are held out" in report
     assert drawn(path)[1] == test
     assert drawn(path, seed=43)[1].rows != test.rows
 
@@ -217,7 +275,9 @@ def test_row_numbers_point_at_the_drawn_rows_of_the_file(tmp_path):
     train, test, _, _ = drawn(tmp_path, train=20, test=10)
     assert (len(train), len(test)) == (20, 10)
     for reviews in (train, test):
-        assert [rows[row] for row in reviews.rows] == list(zip(reviews.texts, reviews.labels, strict=True))
+        assert [rows[row] for row in reviews.rows] == list(
+            zip(reviews.texts, reviews.labels, strict=True)
+        )
     assert min(train.rows) >= 30
 
 
@@ -228,7 +288,7 @@ def test_texts_of_the_test_split_leave_the_training_split_and_are_counted(tmp_pa
     train, test, _, report = drawn(tmp_path)
     assert train.rows == [*range(2, 30), 31]
     assert test.rows == [0, 1, 2]
-    assert "3 training reviews stand in the test split too and are dropped" in report
+    assert "3 training reviews also appear in the test split and are dropped" in report
 
 
 def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):
@@ -240,27 +300,41 @@ def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):
     assert names == ["common", "rare"]
 
 
-@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: rows[:15], lambda rows: rows[1:], "relabel"])
+@pytest.mark.parametrize(
+    "change", [lambda rows: rows[::-1], lambda rows: rows[:15], lambda rows: rows[1:], "relabel"]
+)
 def test_the_drawn_reviews_are_found_again_unless_the_file_changed(tmp_path, change):
     rows = tiny.reviews(30, seed=8)
     path = tiny.write(tmp_path / "train.csv", rows)
     _, test, _, _ = drawn(path)
     identity = json.loads(json.dumps(test.identity()))  # as run.json keeps it
-    assert data.find_again(str(path), identity, "text", "label") == test
+    assert evaluate.find_again(str(path), identity, "text", "label") == test
     other = {"negative": "positive", "positive": "negative"}
-    tiny.write(path, [(text, other[label]) for text, label in rows] if change == "relabel" else change(rows))
+    tiny.write(
+        path,
+        [(text, other[label]) for text, label in rows] if change == "relabel" else change(rows),
+    )
     os.utime(path, (2e9, 2e9))
     with pytest.raises(UserError, match="changed since training"):
-        data.find_again(str(path), identity, "text", "label")
+        evaluate.find_again(str(path), identity, "text", "label")
 
 
 @pytest.mark.parametrize("limit", [8, 12, 64])
-def test_texts_become_the_tokens_that_the_tokenizer_gives_each_alone_cut_and_counted(distilbert, limit):
+def test_texts_become_the_tokens_that_the_tokenizer_gives_each_alone_cut_and_counted(
+    distilbert, limit
+):
     tokenizer = transformers.AutoTokenizer.from_pretrained(distilbert)
-    texts = ["dull", *[text for text, _ in tiny.reviews(1500, seed=9)], "film " * 300, " ".join(["film"] * (limit - 2))]
+    texts = [
+        "dull",
+        *[text for text, _ in tiny.reviews(1500, seed=9)],
+        "film " * 300,
+        " ".join(["film"] * (limit - 2)),
+    ]
     whole = [tokenizer(text)["input_ids"] for text in texts]
     tokenizer.model_max_length = limit
-    ids, cut = data.encode(tokenizer, texts)
+    ids, cut = model.encode(tokenizer, texts)
     end = tokenizer.sep_token_id
-    assert [tensor.tolist() for tensor in ids] == [w if len(w) <= limit else [*w[: limit - 1], end] for w in whole]
+    assert [tensor.tolist() for tensor in ids] == [
+        w if len(w) <= limit else [*w[: limit - 1], end] for w in whole
+    ]
     assert cut == sum(len(tokens) > limit for tokens in whole)

@@ -1,21 +1,28 @@
-"""Model folders that nobody should trust, each before each script: one line, exit code 2, and nothing else happens."""
+"""Model folders that nobody should trust, each before each script: one line, exit code 2, and
+nothing else happens.
+"""
 
 import io
 import json
 import shutil
 import socket
 import time
+from dataclasses import asdict
 
 import hostile
 import pytest
 import tiny
+import transformers
 
 import evaluate
 import predict
 import train
 from benchmarks import fuzz
-from sentiment import hub, model, run_folder
-from sentiment.cli import UserError
+from sentiment import files
+from sentiment.errors import UserError
+from sentiment.hub import access, trial, untrusted
+from sentiment.run import Run
+from sentiment.runtime.log import read_log
 
 MAIN = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
 
@@ -23,7 +30,7 @@ MAIN = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
 @pytest.fixture
 def nothing_asked(monkeypatch):
     """No network, and a standard input that says yes; returns it."""
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
 
     def connect(*args):
         raise AssertionError(f"a connection: {args}")
@@ -36,7 +43,9 @@ def nothing_asked(monkeypatch):
 
 @pytest.mark.parametrize("case", hostile.FOLDERS)
 @pytest.mark.parametrize("script", MAIN)
-def test_a_hostile_folder_is_one_line(script, case, trained, reviews, tmp_path, nothing_asked, refusal, monkeypatch):
+def test_a_hostile_folder_is_one_line(
+    script, case, trained, reviews, tmp_path, nothing_asked, refusal, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     folder, canary = shutil.copytree(trained, tmp_path / "model"), tmp_path / "canary"
     hostile.FOLDERS[case](folder, canary)
@@ -59,6 +68,7 @@ def test_a_hostile_folder_is_one_line(script, case, trained, reviews, tmp_path, 
     assert nothing_asked.buffer.tell() == 0
 
 
+@pytest.mark.slow
 def test_a_panic_of_rust_is_one_line_of_the_process(trained, tmp_path):
     """It prints by itself, beneath Python."""
     folder = shutil.copytree(trained, tmp_path / "model")
@@ -68,12 +78,10 @@ def test_a_panic_of_rust_is_one_line_of_the_process(trained, tmp_path):
 
 
 def test_what_is_not_hostile_is_read(trained, tmp_path):
-    """A pickle beside safetensors, shards, a link to the folder, links of the Hub's cache: all are the same weights."""
-    wanted = model.load(str(trained))[1].state_dict()
+    """A pickle beside safetensors, a link to the folder, links of the Hub's cache."""
+    wanted = trial.load_trained(str(trained))[1].state_dict()
     beside = shutil.copytree(trained, tmp_path / "beside")
     (beside / "pytorch_model.bin").write_bytes(b"never read")
-    shards = shutil.copytree(trained, tmp_path / "shards")
-    hostile.sharded(shards, "model-00001-of-00001.safetensors")
     (tmp_path / "link").symlink_to(trained)
     snapshot, blobs = tmp_path / "cache/snapshots/abc", tmp_path / "cache/blobs"
     snapshot.mkdir(parents=True)
@@ -81,8 +89,8 @@ def test_what_is_not_hostile_is_read(trained, tmp_path):
     for path in (path for path in trained.iterdir() if path.is_file()):
         shutil.copy(path, blobs)
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    for folder in (beside, shards, tmp_path / "link", snapshot):
-        found = model.load(str(folder))[1].state_dict()
+    for folder in (beside, tmp_path / "link", snapshot):
+        found = trial.load_trained(str(folder))[1].state_dict()
         assert all(found[name].equal(tensor) for name, tensor in wanted.items())
 
 
@@ -94,40 +102,75 @@ def test_names_of_classes_cannot_break_the_lines_of_the_answers(script, trained,
 
 
 @pytest.mark.parametrize(
-    ("place", "change"),
+    "change",
     [
-        ("settings: seed", lambda run: run["settings"].update(seed="x")),
-        ("labels", lambda run: run.update(labels=[1])),
-        ("reviews: eval: rows", lambda run: run["reviews"]["eval"].update(rows=[None])),
-        ("reviews: train", lambda run: run["reviews"].update(train=[])),
-        ("git_commit", lambda run: run.pop("git_commit")),
+        lambda run: run["settings"].update(seed="x"),
+        lambda run: run["settings"].update(dataset_name="a\0b"),
+        lambda run: run.update(labels=[1]),
+        lambda run: run.update(settings=[]),
+        lambda run: run["reviews"]["eval"].update(rows=[None]),
+        lambda run: run["reviews"].update(train=[]),
+        lambda run: run["commits"].update(model=1),
+        lambda run: run.pop("git_commit"),
     ],
 )
-def test_a_strange_run_json_is_named_with_the_place(place, change, trained, tmp_path):
+def test_a_strange_run_json_is_refused(change, trained, tmp_path):
     run = tiny.read(trained, "run.json")
-    run_folder.write_json(tmp_path / "run.json", run)
-    assert run_folder.read_run(tmp_path) == run
+    files.write_json(tmp_path / "run.json", run)
+    assert asdict(Run.read(tmp_path)) == run
     change(run)
-    run_folder.write_json(tmp_path / "run.json", run)
-    with pytest.raises(UserError, match=place):
-        run_folder.read_run(tmp_path)
+    files.write_json(tmp_path / "run.json", run)
+    with pytest.raises(UserError, match=r"run.json is damaged"):
+        Run.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [transformers.GPT2Config(n_layer=10**6), transformers.AlbertConfig(inner_group_num=10**6)],
+)
+def test_a_model_far_larger_than_its_weights_is_not_built(config):
+    started = time.perf_counter()
+    with pytest.raises(UserError, match="far larger"):
+        untrusted.check_size(config, 100, 10**6)
+    assert time.perf_counter() - started < 5
+
+
+def test_rows_of_a_split_that_does_not_exist_are_refused(trained, tmp_path, refusal):
+    folder = shutil.copytree(trained, tmp_path / "model")
+    run = tiny.read(folder, "run.json")
+    run["reviews"]["eval"] |= {"split": "none", "rows": []}
+    files.write_json(folder / "run.json", run)
+    line = refusal(evaluate.main, ["--model_name_or_path", folder])
+    assert "none reviews that run.json names have changed" in line
 
 
 def test_a_run_json_without_end_is_refused(tmp_path):
     (tmp_path / "run.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not JSON"):
-        run_folder.read_run(tmp_path)
+        Run.read(tmp_path)
 
 
-@pytest.mark.parametrize("strange", ["5", "[" * 100_000, '{"epoch": 1, "loss": 0.3}', '{"step": 2, "loss": 0.5}'])
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "5",
+        "[" * 100_000,
+        '{"epoch": 1, "loss": 0.3}',
+        '{"step": 2, "loss": 0.5}',
+        '{"step": 2, "learning_rate": 0.1, "loss": ' + "9" * 400 + "}",
+    ],
+)
 def test_a_log_is_read_up_to_a_line_that_is_not_from_train(strange, trained, tmp_path):
     first, second, *_ = (trained / "log.jsonl").read_text().splitlines()
     (tmp_path / "log.jsonl").write_text("\n".join([first, strange, second]))
-    assert run_folder.read_log(tmp_path) == [json.loads(first)]
+    assert read_log(tmp_path) == [json.loads(first)]
 
 
+@pytest.mark.slow
 def test_some_of_the_fuzzing(tmp_path, monkeypatch):
-    """Cases 0 to 59 of benchmarks/fuzz.py, in this process: threads that have computed do not survive a fork."""
+    """Cases 0 to 59 of benchmarks/fuzz.py, in this process: threads that have computed do not
+    survive a fork.
+    """
     fuzz.make_good(tmp_path)
     for number in range(60):
         (tmp_path / str(number)).mkdir()

@@ -20,7 +20,12 @@ def coverage(truth, limits):
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
     # Newcombe (1998, Statistics in Medicine 17: 857-872), table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilson_gives_the_published_examples(successes, trials, low, high):
     assert intervals.wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
@@ -31,7 +36,9 @@ def test_nothing_seen_says_nothing():
     assert intervals.f1(0, 0) == (0, 1)
 
 
-@pytest.mark.parametrize(("accuracy", "reviews"), [(0.87, 100), (0.98, 100), (0.6, 40), (0.9, 1000)])
+@pytest.mark.parametrize(
+    ("accuracy", "reviews"), [(0.87, 100), (0.98, 100), (0.6, 40), (0.9, 1000)]
+)
 def test_accuracy_is_held_by_its_interval(accuracy, reviews):
     drawn = numpy.random.default_rng(0).binomial(reviews, accuracy, size=DRAWS)
     assert 0.93 < coverage(accuracy, [intervals.wilson(int(n), reviews) for n in drawn]) < 0.98
@@ -39,7 +46,9 @@ def test_accuracy_is_held_by_its_interval(accuracy, reviews):
 
 @pytest.mark.parametrize("cells", [(43, 7, 6, 44), (20, 2, 8, 70), (5, 3, 1, 91)])
 def test_f1_is_held_by_its_interval(cells):
-    """cells: shares in percent of true positives, false positives, false negatives and true negatives."""
+    """cells: shares in percent of true positives, false positives, false negatives and true
+    negatives.
+    """
     share = numpy.array(cells) / 100
     truth = 2 * share[0] / (2 * share[0] + share[1] + share[2])
     drawn = numpy.random.default_rng(0).multinomial(100, share, size=DRAWS)
@@ -47,9 +56,13 @@ def test_f1_is_held_by_its_interval(cells):
     assert 0.93 < held < 0.98
 
 
-@pytest.mark.parametrize(("distance", "positives", "negatives"), [(1.6, 50, 50), (2.5, 50, 50), (1.0, 20, 80)])
+@pytest.mark.parametrize(
+    ("distance", "positives", "negatives"), [(1.6, 50, 50), (2.5, 50, 50), (1.0, 20, 80)]
+)
 def test_the_area_under_the_curve_is_held_by_its_interval(distance, positives, negatives):
-    """Scores of the two classes are normal, `distance` apart, so the area is known. The method is on the safe side."""
+    """Scores of the two classes are normal, `distance` apart, so the area is known. The method is
+    on the safe side.
+    """
     random, truth = numpy.random.default_rng(0), statistics.NormalDist().cdf(distance / 2**0.5)
     limits = []
     for _ in range(500):
@@ -65,25 +78,33 @@ def test_an_area_of_one_is_not_certain():
     assert high == 1
 
 
-@pytest.mark.parametrize("shares", [(0.80, 0.10, 0.04, 0.06), (0.85, 0.06, 0.06, 0.03), (0.50, 0.40, 0.02, 0.08)])
+@pytest.mark.parametrize(
+    "shares", [(0.80, 0.10, 0.04, 0.06), (0.85, 0.06, 0.06, 0.03), (0.50, 0.40, 0.02, 0.08)]
+)
 def test_the_difference_of_two_models_is_held_by_its_interval(shares):
     """shares: reviews that both, only the first, only the second and neither gets right."""
     drawn = numpy.random.default_rng(0).multinomial(100, shares, size=DRAWS)
-    limits = [intervals.paired_difference(int(first), int(second), 100) for _, first, second, _ in drawn]
+    limits = [
+        intervals.paired_difference(int(first), int(second), 100) for _, first, second, _ in drawn
+    ]
     assert 0.93 < coverage(shares[1] - shares[2], limits) < 0.98
 
 
 def test_the_mean_over_classes_is_held_by_its_interval():
     share = numpy.array([[25, 4, 1], [5, 30, 5], [2, 8, 20]]) / 100
     truth = numpy.mean([2 * share[i, i] / (share[i].sum() + share[:, i].sum()) for i in range(3)])
-    drawn = numpy.random.default_rng(0).multinomial(150, share.ravel(), size=DRAWS).reshape(-1, 3, 3)
+    drawn = (
+        numpy.random.default_rng(0).multinomial(150, share.ravel(), size=DRAWS).reshape(-1, 3, 3)
+    )
     limits = [metric_intervals(confusion, range(3), {})["f1"] for confusion in drawn]
     assert coverage(truth, limits) > 0.95
     assert numpy.mean([high - low for low, high in limits]) < 0.25
 
 
 def test_two_models_that_far_apart_are_told_apart():
-    """At the distance named, the interval of the difference of two independent accuracies just leaves 0 out."""
+    """At the distance named, the interval of the difference of two independent accuracies just
+    leaves 0 out.
+    """
     reviews, accuracy = 100, 0.87
     apart = intervals.least_difference(accuracy, reviews)
     spread = (2 * accuracy * (1 - accuracy) / reviews) ** 0.5

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sentiment import intervals, metrics
+from sentiment.report.table import table
 
 NAMES = ["negative", "positive"]
 
@@ -56,7 +57,9 @@ def test_without_that_name_they_are_about_the_second_class():
 
 
 def test_ties_count_half_in_the_auc():
-    assert metrics.score(binary([0.5, 0.5, 0.9]), [0, 1, 1], NAMES)["roc_auc"] == pytest.approx((0.5 + 1) / 2)
+    assert metrics.score(binary([0.5, 0.5, 0.9]), [0, 1, 1], NAMES)["roc_auc"] == pytest.approx(
+        (0.5 + 1) / 2
+    )
 
 
 PROBABILITIES = [
@@ -75,7 +78,8 @@ def test_three_classes_are_averaged_over_the_classes():
 
     def auc(c):  # the share of the pairs in which the review of class c looks more like c
         own, others = (
-            [p[c] for p, t in zip(PROBABILITIES, truth, strict=True) if (t == c) is is_c] for is_c in (True, False)
+            [p[c] for p, t in zip(PROBABILITIES, truth, strict=True) if (t == c) is is_c]
+            for is_c in (True, False)
         )
         return sum(p > q for p in own for q in others) / (len(own) * len(others))
 
@@ -87,7 +91,7 @@ def test_a_class_without_reviews_has_no_auc_and_keeps_its_row():
     assert scores["roc_auc"] is None
     assert scores["confusion_matrix"] == [[1, 1], [0, 0]]
     assert (scores["precision"], scores["recall"], scores["f1"]) == (0, 0, 0)
-    assert "a class has no review" in metrics.table(scores)
+    assert "a class has no review" in table(scores)
 
 
 def test_the_mean_over_the_classes_leaves_out_one_without_review_and_prediction():
@@ -97,7 +101,7 @@ def test_the_mean_over_the_classes_leaves_out_one_without_review_and_prediction(
 
 def test_the_table_shows_the_numbers():
     scores = metrics.score(binary(SCORES + [0.99] * 1000), LABELS + [1] * 1000, NAMES)
-    lines = [line.split() for line in metrics.table(scores).splitlines()]
+    lines = [line.split() for line in table(scores).splitlines()]
     assert ["reviews", "1,006", "95%", "interval"] in lines
     assert ["accuracy", f"{1004 / 1006:.4f}", *limits(intervals.wilson(1004, 1006))] in lines
     assert ["f1", f"{2004 / 2006:.4f}", *limits(intervals.f1(1002, 2)), "of", "'positive'"] in lines
@@ -117,18 +121,22 @@ def test_what_the_number_of_reviews_tells_apart_is_said_in_one_line():
     scores = metrics.score(binary([0.9] * 50 + [0.1] * 50), [1] * 43 + [0] * 50 + [1] * 7, NAMES)
     low, high = intervals.wilson(86, 100)
     assert scores["accuracy"] == 0.86
-    line = metrics.table(scores).splitlines()[-1]
+    line = table(scores).splitlines()[-1]
     assert f"between {low:.1%} and {high:.1%}" in line
     middle = (low + high) / 2
     assert f"from {100 * 1.96 * (2 * middle * (1 - middle) / 100) ** 0.5:.1f} points" in line
 
 
 def test_calibration_by_hand():
-    """The confidences 0.93, 0.64, 0.82, 0.62 and 0.73 in bins of width 0.1: two share one, of which one is right."""
+    """The confidences 0.93, 0.64, 0.82, 0.62 and 0.73 in bins of width 0.1: two share one, of which
+    one is right.
+    """
     scores = metrics.score(binary([0.93, 0.64, 0.18, 0.38, 0.73]), [1, 1, 0, 1, 0], NAMES)
     errors = [2 * abs(1 / 2 - 0.63), abs(0 - 0.73), abs(1 - 0.82), abs(1 - 0.93)]
     assert scores["calibration_error"] == pytest.approx(sum(errors) / 5)
-    assert scores["brier_score"] == pytest.approx((0.07**2 + 0.36**2 + 0.18**2 + 0.62**2 + 0.73**2) / 5)
+    assert scores["brier_score"] == pytest.approx(
+        (0.07**2 + 0.36**2 + 0.18**2 + 0.62**2 + 0.73**2) / 5
+    )
 
 
 def test_a_sure_model_that_is_right_is_perfectly_calibrated():

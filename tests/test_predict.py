@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 import predict
-from sentiment import stream
+from sentiment.runtime import stream
 
 WORDS = [sys.executable, tiny.ROOT / "predict.py", "--model_name_or_path"]
 
@@ -88,7 +88,13 @@ def test_empty_and_long_lines_are_answered_and_counted_once(trained, monkeypatch
     content = b"superb film\n\n \t\n" + b"film " * 200 + b"\n" + b"dull " * 200_000
     shown = answers(trained, content, monkeypatch=monkeypatch, capsys=capsys)
     lines = [line.split("\t") for line in shown.out.splitlines()]
-    assert [label in ("negative", "positive") for label, _ in lines] == [True, False, False, True, True]
+    assert [label in ("negative", "positive") for label, _ in lines] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert lines[1:3] == [["", "0.0000"]] * 2
     assert lines[4][0] == "negative"
     assert shown.err == "5 texts: 2 longer than 64 tokens and cut, 2 empty and without a label\n"
@@ -100,7 +106,9 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
         {"text": ""},
         {"text": "dull"},
     ]
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode() + b'\n{"text": "half \\ud800"}\n'
+    content = (
+        "".join(json.dumps(row) + "\n" for row in rows).encode() + b'\n{"text": "half \\ud800"}\n'
+    )
     options = {"monkeypatch": monkeypatch, "capsys": capsys}
     lines = answers(trained, content, "--jsonl", **options).out.splitlines()
     found = [json.loads(line) for line in lines]
@@ -109,10 +117,16 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
     empty = {"label": "", "score": 0.0}
     assert (found[1], found[3], found[4]["text"]) == ({"text": "", **empty}, empty, "half \ud800")
     tsv = [f"{answer['label']}\t{answer['score']:.4f}" for answer in found]
-    assert answers(trained, content, "--jsonl", "--output_format", "tsv", **options).out.splitlines() == tsv
+    assert (
+        answers(trained, content, "--jsonl", "--output_format", "tsv", **options).out.splitlines()
+        == tsv
+    )
     body = content.replace(b'"text"', b'"body"')
     flags = ["--jsonl", "--output_format", "jsonl", "--text_column", "body"]
-    every = [json.loads(line)["probabilities"] for line in answers(trained, body, *flags, **options).out.splitlines()]
+    every = [
+        json.loads(line)["probabilities"]
+        for line in answers(trained, body, *flags, **options).out.splitlines()
+    ]
     assert [max(of.values(), default=0) for of in every] == [answer["score"] for answer in found]
 
 
@@ -133,7 +147,13 @@ def test_a_line_that_is_no_object_with_a_text_stops_the_run_after_those_before_i
 ):
     good = b'{"text": "superb film"}\n'
     with pytest.raises(SystemExit) as stop:
-        answers(trained, good * 300 + line + b"\n" + good, "--jsonl", monkeypatch=monkeypatch, capsys=capsys)
+        answers(
+            trained,
+            good * 300 + line + b"\n" + good,
+            "--jsonl",
+            monkeypatch=monkeypatch,
+            capsys=capsys,
+        )
     shown = capsys.readouterr()
     assert stop.value.code == 2
     assert "line 301 of standard input" in shown.err
@@ -166,6 +186,7 @@ def start(trained, **streams):
     return subprocess.Popen([*WORDS, trained], bufsize=0, **streams)
 
 
+@pytest.mark.slow
 def test_a_slow_typist_is_answered_within_a_second_and_ctrl_c_ends_quietly(trained):
     process = start(trained, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     waits = []
@@ -179,6 +200,7 @@ def test_a_slow_typist_is_answered_within_a_second_and_ctrl_c_ends_quietly(train
     assert (process.wait(10), process.stderr.read()) == (130, b"")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly_with_141(trained):
     process = start(trained, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -195,13 +217,25 @@ def test_a_closed_pipe_ends_quietly_with_141(trained):
     assert (process.wait(60), process.stderr.read()) == (141, b"")
 
 
+@pytest.mark.slow
 def test_an_early_end_does_not_take_python_down_beneath_the_thread_that_reads_ahead(trained):
-    """Which would abort if it is in torch just then: what is registered for Python's end must not run."""
-    code = "import atexit, runpy, sys; atexit.register(print, 'taken down', file=sys.stderr); del sys.argv[0]; "
+    """Which would abort if it is in torch just then: what is registered for Python's end must not
+    run.
+    """
+    code = "import atexit, runpy, sys; atexit.register(print, 'taken down', file=sys.stderr); "
+    code += "del sys.argv[0]; "
     code += "runpy.run_path('predict.py', run_name='__main__')"
     reading, writing = os.pipe()
     os.close(reading)
-    words = [sys.executable, "-c", code, "predict.py", "--model_name_or_path", trained, "superb film"]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        "predict.py",
+        "--model_name_or_path",
+        trained,
+        "superb film",
+    ]
     process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (process.stderr.read(), process.wait(60)) == (b"", 141)

@@ -26,6 +26,7 @@ def make_sample():
     return module
 
 
+@pytest.mark.slow
 def test_the_script_makes_these_very_reviews_and_this_tokenizer(tmp_path, make_sample):
     splits = make_sample.make_reviews(1)
     make_sample.write_reviews(splits, tmp_path)
@@ -35,7 +36,9 @@ def test_the_script_makes_these_very_reviews_and_this_tokenizer(tmp_path, make_s
     rated = make_sample.make_pretraining_texts(2, 160000, exclude=own)
     assert own.isdisjoint(text for text, _ in rated)
     make_sample.make_tokenizer([text for text, _ in rated]).save_pretrained(tmp_path)
-    assert (tmp_path / "tokenizer.json").read_bytes() == (SAMPLE / "model" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "tokenizer.json").read_bytes() == (
+        SAMPLE / "model" / "tokenizer.json"
+    ).read_bytes()
 
 
 def test_reviews_are_as_long_as_reviews_balanced_and_all_different():
@@ -50,15 +53,23 @@ def test_reviews_are_as_long_as_reviews_balanced_and_all_different():
 
 
 def test_counting_words_is_not_enough():
-    (texts, labels), (test_texts, test_labels) = (zip(*rows(split), strict=True) for split in ("train", "test"))
+    (texts, labels), (test_texts, test_labels) = (
+        zip(*rows(split), strict=True) for split in ("train", "test")
+    )
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    regression = LogisticRegression(C=100, max_iter=1000).fit(vectorizer.fit_transform(texts), labels)
+    regression = LogisticRegression(C=100, max_iter=1000).fit(
+        vectorizer.fit_transform(texts), labels
+    )
     assert 0.7 < regression.score(vectorizer.transform(test_texts), test_labels) < 0.95
 
 
+@pytest.mark.slow
 def test_the_job_of_the_readme_reaches_what_it_says(tmp_path):
-    words = tiny.flags(model_name_or_path=SAMPLE / "model", dataset_name=SAMPLE / "reviews", learning_rate=3e-4)
-    done = tiny.script("train", *words, "--output_dir", "run", "--max_eval_samples", "0", cwd=tmp_path)
+    words = tiny.flags(
+        model_name_or_path=SAMPLE / "model", dataset_name=SAMPLE / "reviews", learning_rate=3e-4
+    )
+    words += ["--output_dir", "run", "--max_eval_samples", "0"]
+    done = tiny.script("train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert tiny.read(tmp_path / "run", "metrics.json")["accuracy"] >= 0.9
     texts = ["An absolutely wonderful, moving film.", "A dull, awful mess. I hated every minute."]

@@ -15,9 +15,18 @@ import transformers
 import evaluate
 import predict
 import train
-from sentiment import cli
+from sentiment.errors import RunError, UserError
+from sentiment.runtime.exits import script
+from sentiment.runtime.flags import number
 
-TEXTS = ["superb moving film", "dull stale film", "Ça m'a plu ★ 🙂", "film " * 200, "lovely\tcast", "NA"]
+TEXTS = [
+    "superb moving film",
+    "dull stale film",
+    "Ça m'a plu ★ 🙂",
+    "film " * 200,
+    "lovely\tcast",
+    "NA",
+]
 
 
 @pytest.fixture
@@ -53,7 +62,10 @@ def test_it_scores_the_very_rows_that_training_drew(tmp_path, distilbert, review
     tiny.write(tmp_path / "same.csv", [rows[row] for row in identity["rows"]])
     own = evaluated(folder, tmp_path / "own", dataset_name=tmp_path / "same.csv")
     ended = tiny.read(folder, "metrics.json")
-    assert (own["loss"], own["confusion_matrix"]) == (pytest.approx(ended["loss"]), ended["confusion_matrix"])
+    assert (own["loss"], own["confusion_matrix"]) == (
+        pytest.approx(ended["loss"]),
+        ended["confusion_matrix"],
+    )
 
 
 def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews):
@@ -68,7 +80,9 @@ def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_as_train(tmp_path, distilbert, kind):
+def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_as_train(
+    tmp_path, distilbert, kind
+):
     path = tiny.write(tmp_path / "train.csv", tiny.reviews(41, seed=1))
     dataset = path if kind == "file" else tmp_path
     folder = tiny.train(distilbert, dataset, tmp_path / "run", num_train_epochs=1)
@@ -79,19 +93,31 @@ def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_a
     assert (as_train["reviews"], as_train["split"]) == (41, "train")
 
 
-def test_no_review_is_held_out_whose_text_was_trained_on_or_may_have_been(tmp_path, distilbert, capsys):
-    """All stand in the file twice, so that some are drawn in one place only; then rows move to other numbers."""
+def test_no_review_is_held_out_whose_text_was_trained_on_or_may_have_been(
+    tmp_path, distilbert, capsys
+):
+    """All stand in the file twice, so that some are drawn in one place only; then rows move to
+    other numbers.
+    """
     rows = tiny.reviews(40, seed=1)
     path = tiny.write(tmp_path / "train.csv", rows * 2)
-    folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1, max_train_samples=20)
+    folder = tiny.train(
+        distilbert, path, tmp_path / "run", num_train_epochs=1, max_train_samples=20
+    )
     run = tiny.read(folder, "run.json")["reviews"]
     trained_on = {rows[row % 40] for row in run["train"]["rows"]}
     held_out = evaluated(folder, tmp_path / "a", max_eval_samples=0)
-    assert (held_out["split"], held_out["reviews"]) == ("held out of train", 2 * (40 - len(trained_on)))
+    assert (held_out["split"], held_out["reviews"]) == (
+        "held out of train",
+        2 * (40 - len(trained_on)),
+    )
     tiny.write(path, rows[1:] * 2)
     with pytest.raises(SystemExit, match="2"):
         evaluated(folder, tmp_path / "b", max_eval_samples=0)
-    assert "changed since training; leave --baseline out, or give --split train" in capsys.readouterr().err
+    assert (
+        "changed since training; leave --baseline out, or give --split train"
+        in capsys.readouterr().err
+    )
     assert evaluated(folder, tmp_path / "c", split="train")["reviews"] == 78
 
 
@@ -104,26 +130,42 @@ def test_columns_of_other_names_are_remembered_and_can_be_given(tmp_path, distil
     assert evaluated(folder, tmp_path / "b", dataset_name=other, text_column="body")["reviews"] == 8
 
 
-@pytest.mark.parametrize("names", [("pos", "neg"), ("Positive", "NEGATIVE"), (1, 0), ("1.0", "0.0")])
+@pytest.mark.parametrize(
+    "names", [("pos", "neg"), ("Positive", "NEGATIVE"), (1, 0), ("1.0", "0.0")]
+)
 def test_labels_are_matched_by_name_or_by_id(tmp_path, trained, reviews, names):
     positive, negative = names
-    rows = [(text, positive if label == "positive" else negative) for text, label in tiny.reviews(20, seed=2)]
+    rows = [
+        (text, positive if label == "positive" else negative)
+        for text, label in tiny.reviews(20, seed=2)
+    ]
     path = tiny.write(tmp_path / "other.csv", rows)
     scores = evaluated(trained, tmp_path / "out", dataset_name=path)
     assert scores["confusion_matrix"] == tiny.read(trained, "metrics.json")["confusion_matrix"]
 
 
 def test_classes_that_differ_by_case_alone_stay_two_classes(tmp_path, distilbert):
-    rows = [(text, {"negative": "Good", "positive": "good"}[label]) for text, label in tiny.reviews(40, seed=3)]
-    folder = tiny.train(distilbert, tiny.write(tmp_path / "train.csv", rows), tmp_path / "run", num_train_epochs=1)
+    rows = [
+        (text, {"negative": "Good", "positive": "good"}[label])
+        for text, label in tiny.reviews(40, seed=3)
+    ]
+    folder = tiny.train(
+        distilbert, tiny.write(tmp_path / "train.csv", rows), tmp_path / "run", num_train_epochs=1
+    )
     wanted = tiny.read(folder, "metrics.json")["confusion_matrix"]
     assert evaluated(folder, tmp_path / "out")["confusion_matrix"] == wanted
 
 
-@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("neg", "pos"), ("NEGATIVE", "POSITIVE")])
-def test_a_model_of_others_without_run_json_is_scored(tmp_path, trained, reviews, names, monkeypatch):
+@pytest.mark.parametrize(
+    "names", [("LABEL_0", "LABEL_1"), ("neg", "pos"), ("NEGATIVE", "POSITIVE")]
+)
+def test_a_model_of_others_without_run_json_is_scored(
+    tmp_path, trained, reviews, names, monkeypatch
+):
     """LABEL_0 and LABEL_1 stand for the data set's classes in their order."""
-    monkeypatch.setattr(evaluate.device, "pick_precision", lambda: "no")  # the one that `trained` was scored in
+    monkeypatch.setattr(
+        evaluate.device, "pick_precision", lambda: "no"
+    )  # the one that `trained` was scored in
     folder = shutil.copytree(trained, tmp_path / "model", ignore=shutil.ignore_patterns("run.json"))
     config = tiny.read(folder, "config.json") | {"id2label": dict(enumerate(names)), "label2id": {}}
     (folder / "config.json").write_text(json.dumps(config))
@@ -135,8 +177,12 @@ def test_a_model_of_others_without_run_json_is_scored(tmp_path, trained, reviews
 
 def expected(folder, texts):
     """transformers' own answers in fp32: {name: probability} of each text."""
-    classify = transformers.pipeline("text-classification", model=str(folder), device="cpu", top_k=None)
-    return [{one["label"]: one["score"] for one in classify(text, truncation=True)[0]} for text in texts]
+    classify = transformers.pipeline(
+        "text-classification", model=str(folder), device="cpu", top_k=None
+    )
+    return [
+        {one["label"]: one["score"] for one in classify(text, truncation=True)[0]} for text in texts
+    ]
 
 
 def test_predict_answers_as_the_pipeline_does_in_both_formats(trained, capsys):
@@ -148,9 +194,15 @@ def test_predict_answers_as_the_pipeline_does_in_both_formats(trained, capsys):
     for answer, probabilities in zip(answers, wanted, strict=True):
         assert answer.keys() == {"label", "score", "probabilities"}
         assert list(answer["probabilities"]) == ["negative", "positive"]
-        assert answer["probabilities"] == pytest.approx(probabilities, abs=0.02)  # bf16 where the hardware has it
+        assert answer["probabilities"] == pytest.approx(
+            probabilities, abs=0.02
+        )  # bf16 where the hardware has it
         assert sum(answer["probabilities"].values()) == pytest.approx(1)
-        assert answer["score"] == answer["probabilities"][answer["label"]] == max(answer["probabilities"].values())
+        assert (
+            answer["score"]
+            == answer["probabilities"][answer["label"]]
+            == max(answer["probabilities"].values())
+        )
     clear = [max(p, key=p.get) if abs(p["positive"] - 0.5) > 0.02 else None for p in wanted]
     assert clear.count(None) < len(clear) / 4
     assert all(name in (None, answer["label"]) for name, answer in zip(clear, answers, strict=True))
@@ -166,21 +218,30 @@ def test_an_answer_is_a_line_of_tabs_or_of_json():
     assert predict.answer(probabilities, classes, "jsonl") == wanted
 
 
+@pytest.mark.slow
 def test_each_line_of_standard_input_gets_one_answer_in_order(trained):
-    """Empty lines and lines with odd separators in them too, and the last one without a newline at its end."""
+    """Empty lines and lines with odd separators in them too, and the last one without a newline at
+    its end.
+    """
     odd = "dull\u2028boring\x0bstale\x85film"
     lines = ["superb lovely film", "", odd, "Ça m'a plu ★ 🙂", "--help", "dull dreadful film"]
-    done = tiny.script("predict", "--model_name_or_path", trained, text="\n".join(lines), cwd=trained.parent)
+    done = tiny.script(
+        "predict", "--model_name_or_path", trained, text="\n".join(lines), cwd=trained.parent
+    )
     assert (done.returncode, done.stderr) == (0, "6 texts: 1 empty and without a label\n")
     answers = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(answers) == len(lines)
     assert answers.pop(1) == ["", "0.0000"]
-    for (label, probability), wanted in zip(answers, expected(trained, [lines[0], *lines[2:]]), strict=True):
+    for (label, probability), wanted in zip(
+        answers, expected(trained, [lines[0], *lines[2:]]), strict=True
+    ):
         assert float(probability) == pytest.approx(wanted[label], abs=0.05)
 
 
+@pytest.mark.slow
 def test_predict_loads_neither_datasets_nor_scikit_learn(trained):
-    code = "import sys, predict; predict.main(sys.argv[1:]); print('datasets' in sys.modules, 'sklearn' in sys.modules)"
+    code = "import sys, predict; predict.main(sys.argv[1:]); "
+    code += "print('datasets' in sys.modules, 'sklearn' in sys.modules)"
     done = tiny.process(tiny.sys.executable, "-c", code, "--model_name_or_path", trained, "superb")
     assert done.stdout.splitlines()[1:] == ["False False"], done.stderr
 
@@ -189,13 +250,15 @@ def test_predict_loads_neither_datasets_nor_scikit_learn(trained):
 def test_bytes_that_are_not_utf8_are_answered_too(trained, monkeypatch, capsys, errors):
     """Python opens standard input in either way, by the locale."""
     standard_input = io.BytesIO("superb film\nça m'a plu\n".encode("latin-1"))
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(standard_input, encoding="utf-8", errors=errors))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(standard_input, encoding="utf-8", errors=errors)
+    )
     predict.main(["--model_name_or_path", str(trained)])
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_numbers_are_taken_within_their_limits_only():
-    count, share = cli.number(int, 0), cli.number(float, 0, 1, above=True)
+    count, share = number(int, 0), number(float, 0, 1, above=True)
     assert (count("0"), count("3"), share("1e-3"), share("1")) == (0, 3, 1e-3, 1.0)
     bad = [(count, text) for text in ("-1", "1.0", "x", "", "nan", "9" * 400)]
     for parse, text in bad + [(share, text) for text in ("0", "2", "nan", "inf", "1,5")]:
@@ -206,15 +269,15 @@ def test_numbers_are_taken_within_their_limits_only():
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (cli.UserError("--x 3:\n  too much"), 2, "--x 3: too much"),
-        (cli.RunError("lost"), 1, "lost"),
+        (UserError("--x 3:\n  too much"), 2, "--x 3: too much"),
+        (RunError("lost"), 1, "lost"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "[Errno 28] No space left on device"),
         (MemoryError(), 1, "out of memory: MemoryError"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_a_script_ends_with_an_exit_code_and_one_line(error, code, line, capsys):
-    @cli.script
+    @script
     def main(argv=None):
         raise error
 
@@ -225,13 +288,15 @@ def test_a_script_ends_with_an_exit_code_and_one_line(error, code, line, capsys)
 
 
 def test_memory_that_torch_does_not_get_is_one_line_too(capsys):
-    @cli.script
+    @script
     def main(argv=None):
         torch.empty(2**60)
 
     with pytest.raises(SystemExit, match="1"):
         main()
-    assert re.fullmatch(r"test_scripts.py: error: out of memory: .*DefaultCPUAllocator.*\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"test_scripts.py: error: out of memory: .*DefaultCPUAllocator.*\n", capsys.readouterr().err
+    )
 
 
 def test_help_names_defaults_where_there_are_any(capsys):
@@ -244,7 +309,7 @@ def test_help_names_defaults_where_there_are_any(capsys):
 
 
 def test_a_bug_keeps_its_traceback():
-    @cli.script
+    @script
     def main(argv=None):
         raise ZeroDivisionError
 

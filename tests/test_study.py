@@ -1,4 +1,4 @@
-"""The tricks of benchmarks/study.py, against what they say they do; and one study of two variants."""
+"""The tricks of benchmarks/study.py, against what they say they do; and one study."""
 
 import copy
 import json
@@ -34,16 +34,18 @@ def test_the_rate_decays_from_block_to_block(classifier):
     assert len(rates) == len(parameters)
     wanted = {"embeddings": 0.125, "layer.0.": 0.25, "layer.1.": 0.5, "classifier": 1.0}
     for name, parameter in parameters.items():
-        assert [rates[id(parameter)]] == [rate for part, rate in wanted.items() if part in name], name
+        assert [rates[id(parameter)]] == [rate for part, rate in wanted.items() if part in name], (
+            name
+        )
 
 
-def test_the_average_is_that_of_the_last_updates():
+def test_the_average_is_that_of_the_last_steps():
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     (mean,) = study.average_weights(optimizer, [weight], first=3)
     seen = []
-    for update in range(1, 6):
-        weight.grad = torch.tensor([1.0, float(update)])
+    for step in range(1, 6):
+        weight.grad = torch.tensor([1.0, float(step)])
         optimizer.step()
         seen.append(weight.detach().clone())
     assert torch.allclose(mean.float(), torch.stack(seen[2:]).mean(0))
@@ -52,19 +54,40 @@ def test_the_average_is_that_of_the_last_updates():
 def test_only_the_last_blocks_are_new(classifier):
     before = copy.deepcopy(classifier.state_dict())
     study.reinitialise(classifier, 1)
-    changed = {name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name
+        for name, tensor in classifier.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
     assert changed
     assert all("layer.1." in name for name in changed)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_cut_off(distilbert, tmp_path):
-    files = [tiny.write(tmp_path / f"{name}.csv", tiny.reviews(24, i)) for i, name in enumerate(("train", "scored"))]
-    results, variants = tmp_path / "results.jsonl", ["num_train_epochs=1", "num_train_epochs=1+average=0.5+tail"]
-    words = [sys.executable, tiny.ROOT / "benchmarks/study.py", *variants, "--model", distilbert, "--train", files[0]]
+    files = [
+        tiny.write(tmp_path / f"{name}.csv", tiny.reviews(24, i))
+        for i, name in enumerate(("train", "scored"))
+    ]
+    results, variants = (
+        tmp_path / "results.jsonl",
+        ["num_train_epochs=1", "num_train_epochs=1+average=0.5+tail"],
+    )
+    words = [
+        sys.executable,
+        tiny.ROOT / "benchmarks/study.py",
+        *variants,
+        "--model",
+        distilbert,
+        "--train",
+        files[0],
+    ]
     words += ["--scored", files[1], "--results", results, "--compare", variants[0], "--seeds"]
     subprocess.run([*words, "1"], check=True, capture_output=True)
     done = subprocess.run([*words, "1", "2"], check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert sorted((row["variant"], row["seed"]) for row in rows) == [(v, seed) for v in variants for seed in (1, 2)]
+    assert sorted((row["variant"], row["seed"]) for row in rows) == [
+        (v, seed) for v in variants for seed in (1, 2)
+    ]
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
     assert done.stdout.count("\n") == 4

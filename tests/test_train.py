@@ -1,6 +1,7 @@
 """The training loop: its arithmetic against independent code, and the folder that a run leaves."""
 
 import hashlib
+import json
 import math
 import shutil
 
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 import evaluate
 import predict
 import train as script
-from sentiment import batches, cli, model, unpadded
+from sentiment import batches
+from sentiment.errors import UserError
+from sentiment.fast import packing
 
 FILES = {
     *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -30,7 +33,9 @@ def without_dropout(tmp_path_factory):
 def fresh(model, seed=42, **settings):
     """The pretrained encoder with a new head, as torch draws it after this seed."""
     torch.manual_seed(seed)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, **settings)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(
+        model, dtype=torch.float32, **settings
+    )
 
 
 def weights(folder):
@@ -38,7 +43,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize(
-    ("updates", "warmup_ratio", "rates"),
+    ("steps", "warmup_ratio", "rates"),
     [
         (1, 0, [6]),
         (1, 0.1, [6]),
@@ -49,19 +54,23 @@ def weights(folder):
         (70, 0.1, [6 * n / 7 for n in range(1, 8)] + [6 * n / 63 for n in range(63, 0, -1)]),
     ],
 )
-def test_the_learning_rate_rises_and_falls_in_straight_lines(updates, warmup_ratio, rates):
-    found = [script.learning_rate(update, updates, 6.0, warmup_ratio) for update in range(1, updates + 1)]
+def test_the_learning_rate_rises_and_falls_in_straight_lines(steps, warmup_ratio, rates):
+    found = [script.learning_rate(step, steps, 6.0, warmup_ratio) for step in range(1, steps + 1)]
     assert found == pytest.approx(rates, rel=1e-12)
 
 
 @pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
-def test_all_parameters_are_updated_and_only_weights_and_embeddings_decay(model, request):
+def test_all_parameters_are_trained_and_only_weights_and_embeddings_decay(model, request):
     classifier = fresh(request.getfixturevalue(model))
     optimizer = script.make_optimizer(list(classifier.parameters()), 0.3)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decay)
     exempt = ("bias", "LayerNorm.weight", "layer_norm.weight")
-    wanted = {id(p): 0 if name.endswith(exempt) else 0.3 for name, p in classifier.named_parameters()}
+    wanted = {
+        id(p): 0 if name.endswith(exempt) else 0.3 for name, p in classifier.named_parameters()
+    }
     assert decay == wanted
 
 
@@ -71,37 +80,61 @@ def close(losses):
 
 
 def plain_loop(model, folder, settings):
-    """(losses, learning rates, tokens) of a plain loop over the same batches: whole, padded, without Accelerate."""
-    tokenizer, classifier = transformers.AutoTokenizer.from_pretrained(model), fresh(model, settings["seed"])
+    """(losses, learning rates, tokens) of a plain loop over the same batches: whole, padded,
+    without Accelerate.
+    """
+    tokenizer, classifier = (
+        transformers.AutoTokenizer.from_pretrained(model),
+        fresh(model, settings["seed"]),
+    )
     reviews = tiny.reviews(41, seed=1)
     reviews = [reviews[row] for row in tiny.read(folder, "run.json")["reviews"]["train"]["rows"]]
     lengths = [len(tokenizer(text)["input_ids"]) for text, _ in reviews]
     decay = [p for p in classifier.parameters() if p.dim() > 1]
-    groups = [{"params": decay}, {"params": [p for p in classifier.parameters() if p.dim() == 1], "weight_decay": 0}]
+    groups = [
+        {"params": decay},
+        {"params": [p for p in classifier.parameters() if p.dim() == 1], "weight_decay": 0},
+    ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=False, foreach=False)
-    updates, losses = settings["num_train_epochs"] * math.ceil(len(reviews) / settings["train_batch_size"]), []
+    steps, losses = (
+        settings["num_train_epochs"] * math.ceil(len(reviews) / settings["train_batch_size"]),
+        [],
+    )
     for epoch in range(1, settings["num_train_epochs"] + 1):
-        for batch in batches.global_batches(len(reviews), settings["train_batch_size"], settings["seed"], epoch):
-            longest_first = sorted(batch, key=lambda i: -lengths[i])  # dropout draws its numbers in this order
+        for batch in batches.global_batches(
+            len(reviews), settings["train_batch_size"], settings["seed"], epoch
+        ):
+            longest_first = sorted(
+                batch, key=lambda i: -lengths[i]
+            )  # dropout draws its numbers in this order
             texts, labels = zip(*[reviews[i] for i in longest_first], strict=True)
             inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
             classes, smoothing = ["negative", "positive"], settings["label_smoothing_factor"]
             targets = torch.tensor(
-                [[(label == name) * (1 - smoothing) + smoothing / 2 for name in classes] for label in labels]
+                [
+                    [(label == name) * (1 - smoothing) + smoothing / 2 for name in classes]
+                    for label in labels
+                ]
             )
-            place = f"{settings['seed']}/{len(losses) + 1}/0"  # seed, update, process
+            place = f"{settings['seed']}/{len(losses) + 1}/0"  # seed, step, process
             torch.manual_seed(int(hashlib.sha256(place.encode()).hexdigest()[:8], 16))
             loss = -(targets * classifier.train()(**inputs).logits.log_softmax(1)).sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
-            done, warmup = len(losses), math.ceil(updates / 10)
-            rising, falling = (done + 1) / warmup, (updates - done) / (updates - warmup)
-            optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = settings["learning_rate"] * min(
-                rising, falling
-            )
+            done, warmup = len(losses), math.ceil(steps / 10)
+            rising, falling = (done + 1) / warmup, (steps - done) / (steps - warmup)
+            optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = settings[
+                "learning_rate"
+            ] * min(rising, falling)
             optimizer.step()
-            losses.append((loss.item(), optimizer.param_groups[0]["lr"], inputs["attention_mask"].sum().item()))
+            losses.append(
+                (
+                    loss.item(),
+                    optimizer.param_groups[0]["lr"],
+                    inputs["attention_mask"].sum().item(),
+                )
+            )
     return zip(*losses, strict=True)
 
 
@@ -114,20 +147,24 @@ def plain_loop(model, folder, settings):
         ("distilbert", 8192, True, 0.0),  # dropout draws the oracle's numbers in a stock model only
     ],
 )
-def test_a_run_equals_a_plain_loop_update_by_update(
+def test_a_run_equals_a_plain_loop_step_by_step(
     tmp_path, model, max_tokens, padded, smoothing, reviews, monkeypatch, request
 ):
-    """With micro-batches of up to 30 tokens too, and with a last batch of one review in every epoch."""
+    """With micro-batches of up to 30 tokens too, and with a last batch of one review in every
+    epoch.
+    """
     if padded:
-        monkeypatch.setattr(unpadded, "install", lambda _: None)
+        monkeypatch.setattr(packing, "install", lambda *_: None)
     model, settings = request.getfixturevalue(model), {**PLAIN, "label_smoothing_factor": smoothing}
-    folder = tiny.train(model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **settings)
-    updates, _ = tiny.read_log(folder)
+    folder = tiny.train(
+        model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **settings
+    )
+    steps, _ = tiny.read_log(folder)
     losses, rates, tokens = plain_loop(model, folder, settings)
-    assert len(updates) == len(losses) == 12
-    assert [update["loss"] for update in updates] == close(losses)
-    assert [update["learning_rate"] for update in updates] == pytest.approx(rates, rel=1e-12)
-    assert [update["tokens"] for update in updates] == list(tokens)
+    assert len(steps) == len(losses) == 12
+    assert [step["loss"] for step in steps] == close(losses)
+    assert [step["learning_rate"] for step in steps] == pytest.approx(rates, rel=1e-12)
+    assert [step["tokens"] for step in steps] == list(tokens)
 
 
 def assert_same_metrics(*folders):
@@ -139,7 +176,8 @@ def assert_same_metrics(*folders):
 
 
 class Scarce:
-    """Stands in for a classifier's forward: where fails(pass, reviews) is true, memory runs out as torch says it.
+    """Stands in for a classifier's forward: where fails(pass, reviews) is true, memory runs out as
+    torch says it.
 
     Pass 1 is the trial of the model that was loaded.
     """
@@ -160,15 +198,19 @@ class Scarce:
 def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
     tmp_path, without_dropout, reviews, monkeypatch, capfd
 ):
-    """Reviews go longest first, so passes of three precede the first of four: gradients are there to be cleared."""
+    """Reviews go longest first, so passes of three precede the first of four: gradients are there
+    to be cleared.
+    """
     runs = [tiny.train(without_dropout, reviews, tmp_path / "ample", **PLAIN)]
     capfd.readouterr()
     scarce = Scarce(monkeypatch, lambda _, reviews: reviews >= 4)
-    runs += [tiny.train(without_dropout, reviews, tmp_path / "scarce", max_tokens_per_device=60, **PLAIN)]
+    runs += [
+        tiny.train(without_dropout, reviews, tmp_path / "scarce", max_tokens_per_device=60, **PLAIN)
+    ]
     lines = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
     assert len(lines) == scarce.failures > 0
     assert lines[0] == "out of memory: going on with at most 30 tokens in a pass"
-    losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in runs]
+    losses = [[step["loss"] for step in tiny.read_log(folder)[0]] for folder in runs]
     assert losses[1] == close(losses[0])
     assert_same_metrics(*runs)
     assert tiny.read(runs[1], "run.json")["settings"]["max_tokens_per_device"] == 60
@@ -180,13 +222,21 @@ def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeyp
     scarce = Scarce(monkeypatch, lambda number, _: number == 3)
     tiny.train(distilbert, reviews, tmp_path / "halved", max_tokens_per_device=64, **PLAIN)
     assert scarce.failures == 1
-    losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in ("small", "halved")]
+    losses = [
+        [step["loss"] for step in tiny.read_log(tmp_path / name)[0]] for name in ("small", "halved")
+    ]
     assert losses[0] == losses[1]
 
 
-def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(tmp_path, distilbert, reviews, monkeypatch):
+def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(
+    tmp_path, distilbert, reviews, monkeypatch
+):
     Scarce(monkeypatch, lambda number, _: number > 1)
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path / "run"}
+    given = {
+        "model_name_or_path": distilbert,
+        "dataset_name": reviews,
+        "output_dir": tmp_path / "run",
+    }
     with pytest.raises(SystemExit) as stop:
         script.main(tiny.flags(**given, mixed_precision="no"))
     assert stop.value.code == 1
@@ -194,9 +244,16 @@ def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(tmp_path, 
 
 
 @pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
-def test_one_update_changes_every_parameter(tmp_path, reviews, model, request):
+def test_one_step_changes_every_parameter(tmp_path, reviews, model, request):
     model = request.getfixturevalue(model)
-    tiny.train(model, reviews, tmp_path / "run", num_train_epochs=1, train_batch_size=41, learning_rate=1e-2)
+    tiny.train(
+        model,
+        reviews,
+        tmp_path / "run",
+        num_train_epochs=1,
+        train_batch_size=41,
+        learning_rate=1e-2,
+    )
     before, after = dict(fresh(model).named_parameters()), weights(tmp_path / "run")
     assert len(tiny.read_log(tmp_path / "run")[0]) == 1
     assert before.keys() == after.keys()
@@ -204,12 +261,18 @@ def test_one_update_changes_every_parameter(tmp_path, reviews, model, request):
 
 
 def test_a_model_learns_eight_reviews_by_heart(tmp_path, distilbert):
-    rows = [(f"{word} film", label) for label, words in tiny.OPINIONS.items() for word in words.split()[:4]]
+    rows = [
+        (f"{word} film", label)
+        for label, words in tiny.OPINIONS.items()
+        for word in words.split()[:4]
+    ]
     tiny.write(tmp_path / "train.csv", rows)
     tiny.write(tmp_path / "test.csv", [(f"{text} a", label) for text, label in rows])
     tiny.train(distilbert, tmp_path, tmp_path / "run", num_train_epochs=40, learning_rate=3e-3)
     tiny.write(tmp_path / "again.csv", rows)
-    evaluate.main(tiny.flags(model_name_or_path=tmp_path / "run", dataset_name=tmp_path / "again.csv"))
+    evaluate.main(
+        tiny.flags(model_name_or_path=tmp_path / "run", dataset_name=tmp_path / "again.csv")
+    )
     assert tiny.read(tmp_path / "run", "metrics.json")["accuracy"] == 1.0
 
 
@@ -217,19 +280,30 @@ def test_the_same_command_twice_gives_the_same_weights_and_log(tmp_path, distilb
     for name in ("one", "two"):
         torch.manual_seed(len(name))
         tiny.train(distilbert, reviews, tmp_path / name, num_train_epochs=2)
-    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")}) == 1
-    losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in ("one", "two")]
+    assert (
+        len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")}) == 1
+    )
+    losses = [
+        [step["loss"] for step in tiny.read_log(tmp_path / name)[0]] for name in ("one", "two")
+    ]
     assert losses[0] == losses[1]
 
 
 def test_the_seed_changes_the_head_and_the_losses(tmp_path, distilbert, reviews):
     for seed in (1, 2):
-        tiny.train(distilbert, reviews, tmp_path / str(seed), num_train_epochs=1, seed=seed, learning_rate=1e-12)
+        tiny.train(
+            distilbert,
+            reviews,
+            tmp_path / str(seed),
+            num_train_epochs=1,
+            seed=seed,
+            learning_rate=1e-12,
+        )
     one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
     assert not torch.allclose(one["classifier.weight"], two["classifier.weight"])
     encoder = "distilbert.embeddings.word_embeddings.weight"
     assert torch.allclose(one[encoder], weights(distilbert)[encoder])
-    losses = [[update["loss"] for update in tiny.read_log(tmp_path / name)[0]] for name in "12"]
+    losses = [[step["loss"] for step in tiny.read_log(tmp_path / name)[0]] for name in "12"]
     assert losses[0] != losses[1]
 
 
@@ -241,23 +315,44 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
     run = tiny.read(trained, "run.json")
     assert run.keys() == {
         *("command", "git_commit", "versions", "platform", "settings", "labels"),
-        *("device", "processes", "threads", "precision", "commits", "reviews", "model_sha256", "seconds"),
+        *(
+            "device",
+            "processes",
+            "threads",
+            "precision",
+            "commits",
+            "reviews",
+            "model_sha256",
+            "seconds",
+        ),
     }
     assert run["commits"] == {"model": None, "dataset": None}
-    assert (run["processes"], run["precision"], run["labels"]) == (1, "no", ["negative", "positive"])
-    assert (run["settings"]["learning_rate"], run["settings"]["dataset_name"]) == (3e-3, str(reviews))
+    assert (run["processes"], run["precision"], run["labels"]) == (
+        1,
+        "no",
+        ["negative", "positive"],
+    )
+    assert (run["settings"]["learning_rate"], run["settings"]["dataset_name"]) == (
+        3e-3,
+        str(reviews),
+    )
     assert run["reviews"]["train"]["rows"] == list(range(41))
-    assert (run["reviews"]["eval"]["split"], run["reviews"]["eval"]["rows"]) == ("test", list(range(20)))
+    assert (run["reviews"]["eval"]["split"], run["reviews"]["eval"]["rows"]) == (
+        "test",
+        list(range(20)),
+    )
     assert run["versions"]["transformers"] == transformers.__version__
 
-    updates, evaluations = tiny.read_log(trained)
-    assert [update["step"] for update in updates] == list(range(1, 25))
-    assert {tuple(update) for update in updates} == {("step", "epoch", "loss", "learning_rate", "tokens", "seconds")}
+    steps, evaluations = tiny.read_log(trained)
+    assert [step["step"] for step in steps] == list(range(1, 25))
+    assert {tuple(step) for step in steps} == {
+        ("step", "epoch", "loss", "learning_rate", "tokens", "seconds")
+    }
     assert [evaluation["step"] for evaluation in evaluations] == [6, 12, 18, 24]
     metrics = tiny.read(trained, "metrics.json")
     origin = {"dataset": reviews.name, "dataset_commit": None, "split": "test"}
     assert metrics == {**evaluations[-1]["eval"], **origin, "command": metrics["command"]}
-    assert run["seconds"] == sum(update["seconds"] for update in updates)
+    assert run["seconds"] == sum(step["seconds"] for step in steps)
     assert metrics["reviews"] == 20
 
     config = tiny.read(trained, "config.json")
@@ -269,7 +364,9 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
 
 @pytest.mark.parametrize("model", ["bert", "roberta"])
 def test_bert_and_roberta_train_evaluate_and_predict(tmp_path, model, reviews, request, capsys):
-    folder = tiny.train(request.getfixturevalue(model), reviews, tmp_path / "run", num_train_epochs=1)
+    folder = tiny.train(
+        request.getfixturevalue(model), reviews, tmp_path / "run", num_train_epochs=1
+    )
     assert {path.name for path in folder.iterdir()} == FILES
     ended = tiny.read(folder, "metrics.json")
     evaluate.main(tiny.flags(model_name_or_path=folder))
@@ -279,7 +376,9 @@ def test_bert_and_roberta_train_evaluate_and_predict(tmp_path, model, reviews, r
     predict.main([*texts, *tiny.flags(model_name_or_path=folder)])
     labels = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     classify = transformers.pipeline("text-classification", model=str(folder), device="cpu")
-    assert sum(one != other["label"] for one, other in zip(labels, classify(texts), strict=True)) <= 1  # bf16
+    assert (
+        sum(one != other["label"] for one, other in zip(labels, classify(texts), strict=True)) <= 1
+    )  # bf16
 
 
 def test_five_classes_train_and_are_told_apart_by_name(tmp_path, distilbert):
@@ -293,16 +392,25 @@ def test_five_classes_train_and_are_told_apart_by_name(tmp_path, distilbert):
 
 @pytest.mark.parametrize(("model", "longest"), [("distilbert", 64), ("bert", 64), ("roberta", 512)])
 def test_the_default_length_is_512_or_what_the_model_takes(tmp_path, model, longest, request):
-    rows = [("superb " * 600, "positive"), ("dull " * 600, "negative"), ("film", "positive"), ("story", "negative")]
+    rows = [
+        ("superb " * 600, "positive"),
+        ("dull " * 600, "negative"),
+        ("film", "positive"),
+        ("story", "negative"),
+    ]
     path = tiny.write(tmp_path / "train.csv", rows)
     tiny.write(tmp_path / "test.csv", [("lovely " * 600, "positive")])
-    folder = tiny.train(request.getfixturevalue(model), path.parent, tmp_path / "run", num_train_epochs=1)
+    folder = tiny.train(
+        request.getfixturevalue(model), path.parent, tmp_path / "run", num_train_epochs=1
+    )
     assert tiny.read(folder, "run.json")["settings"]["max_length"] == longest
     assert transformers.AutoTokenizer.from_pretrained(folder).model_max_length == longest
     assert tiny.read_log(folder)[0][0]["tokens"] in range(2 * longest + 6, 2 * longest + 20)
 
 
-def test_more_tokens_than_roberta_has_usable_positions_are_refused(tmp_path, roberta, reviews, refusal):
+def test_more_tokens_than_roberta_has_usable_positions_are_refused(
+    tmp_path, roberta, reviews, refusal
+):
     given = {"model_name_or_path": roberta, "dataset_name": reviews, "output_dir": tmp_path / "run"}
     line = refusal(script.main, tiny.flags(**given, mixed_precision="no", max_length=513))
     assert "--max_length 513: the model takes at most 512" in line
@@ -315,19 +423,25 @@ def test_a_length_above_the_default_is_kept_by_evaluate(tmp_path):
     rows = [(f"{text}{' film' * 590}", label) for text, label in tiny.reviews(16, seed=6)]
     tiny.write(tmp_path / "train.csv", rows[:10])
     tiny.write(tmp_path / "test.csv", rows[10:])
-    folder = tiny.train(model, tmp_path, tmp_path / "run", max_length=640, num_train_epochs=1, learning_rate=1e-2)
+    folder = tiny.train(
+        model, tmp_path, tmp_path / "run", max_length=640, num_train_epochs=1, learning_rate=1e-2
+    )
     ended = tiny.read(folder, "metrics.json")
     evaluate.main(tiny.flags(model_name_or_path=folder))
     assert tiny.read(folder, "metrics.json") == ended
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "bert", "roberta"])
-def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(tmp_path, reviews, kind, request):
+def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(
+    tmp_path, reviews, kind, request
+):
     """For transformers alone, too; and a model that is trained further."""
     base = request.getfixturevalue(kind)
     folder = tiny.train(base, reviews, tmp_path / "run", num_train_epochs=1)
     # A class that transformers 4 knows, too.
-    assert tiny.read(folder, "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (
+        tiny.read(folder, "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    )
     own, saved = map(transformers.AutoTokenizer.from_pretrained, (base, folder))
     for text in [text for text, _ in tiny.reviews(20, seed=8)]:
         assert dict(saved(text)) == dict(own(text))
@@ -342,7 +456,12 @@ def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(t
 
 
 def failing(model, folder, output_dir, refusal, **settings):
-    given = {"model_name_or_path": model, "dataset_name": folder, "output_dir": output_dir, "mixed_precision": "no"}
+    given = {
+        "model_name_or_path": model,
+        "dataset_name": folder,
+        "output_dir": output_dir,
+        "mixed_precision": "no",
+    }
     line = refusal(script.main, tiny.flags(**given, **settings), code=1)
     status = tiny.read(output_dir, "status.json")
     assert status["status"] == "failed"
@@ -351,14 +470,18 @@ def failing(model, folder, output_dir, refusal, **settings):
     return line
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-def test_weights_that_leave_the_numbers_end_the_run_in_one_line(tmp_path, distilbert, reviews, refusal, updates):
-    """After the last update there is no loss any more to notice it by."""
-    size = {"num_train_epochs": 1, "train_batch_size": 41 if updates == 1 else 21}
+@pytest.mark.parametrize("steps", [1, 2])
+def test_weights_that_leave_the_numbers_end_the_run_in_one_line(
+    tmp_path, distilbert, reviews, refusal, steps
+):
+    """After the last step there is no loss any more to notice it by."""
+    size = {"num_train_epochs": 1, "train_batch_size": 41 if steps == 1 else 21}
     failing(distilbert, reviews, tmp_path / "run", refusal, learning_rate=1e38, **size)
 
 
-def test_a_used_folder_is_refused_or_replaced_without_a_stale_file(tmp_path, distilbert, bert, reviews, refusal):
+def test_a_used_folder_is_refused_or_replaced_without_a_stale_file(
+    tmp_path, distilbert, bert, reviews, refusal
+):
     folder = tiny.train(bert, reviews, tmp_path / "run", num_train_epochs=1)
     (folder / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -373,33 +496,47 @@ def test_a_used_folder_is_refused_or_replaced_without_a_stale_file(tmp_path, dis
 
 def test_a_failed_run_leaves_nothing_of_the_one_it_replaced(tmp_path, distilbert, reviews, refusal):
     folder = tiny.train(distilbert, reviews, tmp_path / "run", num_train_epochs=1)
-    failing(distilbert, reviews, folder, refusal, learning_rate=1e38, train_batch_size=4, overwrite_output_dir=True)
+    failing(
+        distilbert,
+        reviews,
+        folder,
+        refusal,
+        learning_rate=1e38,
+        train_batch_size=4,
+        overwrite_output_dir=True,
+    )
     assert {path.name for path in folder.iterdir()} == {"run.json", "log.jsonl", "status.json"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "setting"), [("distilbert", "attention_dropout"), ("bert", "attention_probs_dropout_prob")]
+    ("kind", "setting"),
+    [("distilbert", "attention_dropout"), ("bert", "attention_probs_dropout_prob")],
 )
-def test_attention_dropout_is_the_models_own_unless_another_is_asked_for(tmp_path, reviews, kind, setting):
+def test_attention_dropout_is_the_models_own_unless_another_is_asked_for(
+    tmp_path, reviews, kind, setting
+):
     model = tiny.save_model(tmp_path / "model", kind, **{setting: 0.4})
     folders = [
         tiny.train(model, reviews, tmp_path / name, num_train_epochs=1, **more)
         for name, more in (("off", {"attention_dropout": 0}), ("own", {}))
     ]
     assert [tiny.read(folder, "config.json")[setting] for folder in folders] == [0.0, 0.4]
-    losses = [[update["loss"] for update in tiny.read_log(folder)[0]] for folder in folders]
+    losses = [[step["loss"] for step in tiny.read_log(folder)[0]] for folder in folders]
     assert losses[0] != losses[1]
     model = tiny.save_model(tmp_path / "stock", kind, **{setting: 0.0})
     stock = tiny.train(model, reviews, tmp_path / "run", num_train_epochs=1)
-    assert [update["loss"] for update in tiny.read_log(stock)[0]] == losses[0]
+    assert [step["loss"] for step in tiny.read_log(stock)[0]] == losses[0]
 
 
 def test_attention_dropout_is_refused_for_a_model_that_has_none(tmp_path, distilbert):
     folder = shutil.copytree(distilbert, tmp_path / "model")
     size = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64}
-    transformers.XLNetForSequenceClassification(transformers.XLNetConfig(**size)).save_pretrained(folder)
-    with pytest.raises(cli.UserError, match=r"--attention_dropout: .* has no such setting"):
-        model.load(str(folder), ["negative", "positive"], attention_dropout=0.1)
+    transformers.XLNetForSequenceClassification(transformers.XLNetConfig(**size)).save_pretrained(
+        folder
+    )
+    args = script.parse_args(tiny.flags(model_name_or_path=folder, attention_dropout=0.1))
+    with pytest.raises(UserError, match=r"--attention_dropout: .* has no such setting"):
+        script.load_model(args, ["negative", "positive"])
 
 
 def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, trained, reviews):
@@ -407,7 +544,21 @@ def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, train
     tiny.train(trained, reviews, tmp_path / "same", num_train_epochs=1, learning_rate=1e-12)
     same_head = weights(tmp_path / "same")["classifier.weight"]
     assert torch.allclose(same_head, weights(trained)["classifier.weight"])
-    rows = [(text, label + str(i % 4 // 2)) for i, (text, label) in enumerate(tiny.reviews(41, seed=1))]
+    rows = [
+        (text, label + str(i % 4 // 2)) for i, (text, label) in enumerate(tiny.reviews(41, seed=1))
+    ]
     path = tiny.write(tmp_path / "four.csv", rows)
     tiny.train(trained, path, tmp_path / "four", num_train_epochs=1)
     assert weights(tmp_path / "four")["classifier.weight"].shape[0] == 4
+
+
+def test_the_configuration_keeps_its_padding_token(tmp_path, roberta, reviews):
+    """RoBERTa counts positions from it on, whatever the tokenizer pads with."""
+    model = shutil.copytree(roberta, tmp_path / "model")
+    config = tiny.read(model, "config.json")
+    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": 3}))
+    folder = tiny.train(model, reviews, tmp_path / "run", num_train_epochs=1)
+    assert tiny.read(folder, "config.json")["pad_token_id"] == 3
+    ended = tiny.read(folder, "metrics.json")
+    evaluate.main(tiny.flags(model_name_or_path=folder))
+    assert tiny.read(folder, "metrics.json")["loss"] == ended["loss"]

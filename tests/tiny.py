@@ -13,13 +13,18 @@ import transformers
 from tokenizers import ByteLevelBPETokenizer
 
 ROOT = Path(__file__).parents[1]
-OPINIONS = {"positive": "superb moving witty gripping lovely", "negative": "dull clumsy boring stale dreadful"}
+OPINIONS = {
+    "positive": "superb moving witty gripping lovely",
+    "negative": "dull clumsy boring stale dreadful",
+}
 FILLERS = "the film a story was and its cast with music scene ending really quite very"
 WORDS = " ".join([FILLERS, *OPINIONS.values()]).split()
 
 
 def reviews(count, seed):
-    """`count` different (text, label) pairs of 4 to 14 words; all words of opinion in a text are of its label."""
+    """`count` different (text, label) pairs of 4 to 14 words; all words of opinion in a text are of
+    its label.
+    """
     drawn, found = random.Random(seed), {}
     while len(found) < count:
         label = ("negative", "positive")[len(found) % 2]
@@ -41,8 +46,10 @@ def write(path, rows, columns=("text", "label")):
 
 
 def read_log(folder):
-    """The updates and the evaluations in log.jsonl."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The steps and the evaluations in log.jsonl."""
+    lines = [
+        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [line for line in lines if "loss" in line], [line for line in lines if "eval" in line]
 
 
@@ -51,20 +58,43 @@ def read(folder, name):
 
 
 def save_model(folder, kind, positions=None, **settings):
-    """Save a model of 2 layers, 32 wide, with its tokenizer and random weights, as a pretrained one: without a head."""
+    """Save a model of 2 layers, 32 wide, with its tokenizer and random weights, as a pretrained
+    one: without a head.
+    """
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    size |= {"initializer_range": 0.2}  # weights of a size that lets so small a model learn within seconds
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    size |= {
+        "initializer_range": 0.2
+    }  # weights of a size that lets so small a model learn within seconds
     if kind == "roberta":
         learned = ByteLevelBPETokenizer()
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        learned.train_from_iterator([" ".join(WORDS)], vocab_size=400, special_tokens=special, show_progress=False)
+        learned.train_from_iterator(
+            [" ".join(WORDS)], vocab_size=400, special_tokens=special, show_progress=False
+        )
         model = json.loads(learned.to_str())["model"]
-        tokenizer = transformers.RobertaTokenizer(model["vocab"], [tuple(pair) for pair in model["merges"]])
+        tokenizer = transformers.RobertaTokenizer(
+            model["vocab"], [tuple(pair) for pair in model["merges"]]
+        )
         size |= {"vocab_size": len(tokenizer), "max_position_embeddings": positions or 514}
         model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**size, **settings))
     else:
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", "##s", "##e"]
+        pieces = [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            "[MASK]",
+            *WORDS,
+            *"abcdefghijklmnopqrstuvwxyz",
+            "##s",
+            "##e",
+        ]
         vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
         size |= {"vocab_size": len(vocabulary), "max_position_embeddings": positions or 64}
         if kind == "bert":
@@ -72,9 +102,18 @@ def save_model(folder, kind, positions=None, **settings):
             model = transformers.BertModel(transformers.BertConfig(**size, **settings))
         else:
             tokenizer = transformers.DistilBertTokenizer(vocabulary)
-            names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
-            size = {{**names, "intermediate_size": "hidden_dim"}.get(name, name): n for name, n in size.items()}
-            model = transformers.DistilBertForMaskedLM(transformers.DistilBertConfig(**size, **settings))
+            names = {
+                "hidden_size": "dim",
+                "num_hidden_layers": "n_layers",
+                "num_attention_heads": "n_heads",
+            }
+            size = {
+                {**names, "intermediate_size": "hidden_dim"}.get(name, name): n
+                for name, n in size.items()
+            }
+            model = transformers.DistilBertForMaskedLM(
+                transformers.DistilBertConfig(**size, **settings)
+            )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -95,16 +134,29 @@ def train(model, dataset, output_dir, **settings):
     """train.py's main in this process, in fp32."""
     import train as script
 
-    given = {"model_name_or_path": model, "dataset_name": dataset, "output_dir": output_dir, "mixed_precision": "no"}
+    given = {
+        "model_name_or_path": model,
+        "dataset_name": dataset,
+        "output_dir": output_dir,
+        "mixed_precision": "no",
+    }
     script.main(flags(**given, **settings))
     return output_dir
 
 
 def process(*words, cwd=ROOT, text=None, env=None):
-    """Run a command to its end, in the environment of the tests changed by `env`; `text` goes to standard input."""
+    """Run a command to its end, in the environment of the tests changed by `env`; `text` goes to
+    standard input.
+    """
     environment = {**os.environ, **(env or {})}
     words = [str(word) for word in words]
-    options = {"capture_output": True, "encoding": "utf-8", "timeout": 120, "env": environment, "cwd": cwd}
+    options = {
+        "capture_output": True,
+        "encoding": "utf-8",
+        "timeout": 120,
+        "env": environment,
+        "cwd": cwd,
+    }
     return subprocess.run(words, input=text or "", **options)
 
 

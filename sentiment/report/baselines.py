@@ -1,4 +1,4 @@
-"""What a network must beat to be worth its while, trained on the same reviews."""
+"""What a network must beat to be worth it, trained on the same reviews."""
 
 import numpy
 from sklearn.dummy import DummyClassifier
@@ -10,31 +10,32 @@ from sklearn.pipeline import make_pipeline
 from sentiment import intervals
 from sentiment.metrics import averaging
 
+WORDS = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
 BASELINES = {
     "majority class": DummyClassifier(strategy="most_frequent"),
-    "TF-IDF regression": make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"),
-        LogisticRegression(C=10, max_iter=1000),
-    ),
+    "TF-IDF regression": make_pipeline(WORDS, LogisticRegression(C=10, max_iter=1000)),
 }
 
 
 def compare(train_texts, train_labels, test_texts, test_labels, predictions, names):
     """{baseline: {"accuracy", "f1", "difference", "difference_interval"}} for metrics.json.
 
-    Labels and predictions are class ids. "difference" is the model's accuracy less the baseline's, on the same reviews,
-    with its 95% interval.
+    difference: the model's accuracy minus the baseline's.
     """
     labels, result = numpy.asarray(test_labels), {}
     model_right = numpy.asarray(predictions) == labels
     for name, baseline in BASELINES.items():
         guesses = baseline.fit(train_texts, train_labels).predict(test_texts)
         right = guesses == labels
-        only_model, only_baseline = int((model_right & ~right).sum()), int((right & ~model_right).sum())
+        model_only, other_only = (
+            int((model_right & ~right).sum()),
+            int((right & ~model_right).sum()),
+        )
+        limits = intervals.paired_difference(model_only, other_only, len(labels))
         result[name] = {
             "accuracy": float(accuracy_score(labels, guesses)),
             "f1": float(f1_score(labels, guesses, **averaging(names))),
-            "difference": (only_model - only_baseline) / len(labels),
-            "difference_interval": intervals.paired_difference(only_model, only_baseline, len(labels)),
+            "difference": (model_only - other_only) / len(labels),
+            "difference_interval": limits,
         }
     return result

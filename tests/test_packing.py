@@ -7,13 +7,19 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+import torch.nn.attention.varlen
 import transformers
 
-from sentiment import batches, device, inference, unpadded
+from sentiment import batches, inference
+from sentiment.fast import attention, packing
+from sentiment.fast.dropout import Dropout, dropout_mask
 
 CPU = torch.device("cpu")
 KINDS = ("distilbert", "bert", "roberta")
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # BERT's and RoBERTa's
+NO_DROPOUT = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}  # BERT's and RoBERTa's
 BATCHES = {
     "one review": [9],
     "equal lengths": [12, 12, 12, 12],
@@ -30,22 +36,25 @@ def pair(folder, kind, **settings):
     load = transformers.AutoModelForSequenceClassification.from_pretrained
     torch.manual_seed(1)
     stock = load(folder, dtype=torch.float32, num_labels=3).train()
+    stock.pad_token_id = stock.config.pad_token_id
     ours = copy.deepcopy(stock)
-    unpadded.install(ours)
+    packing.install(ours, "no")
     return stock, ours
 
 
 def texts(lengths, model):
     drawn = random.Random(str(lengths))
-    return [torch.tensor([drawn.randrange(5, model.config.vocab_size) for _ in range(n)]) for n in lengths]
+    return [
+        torch.tensor([drawn.randrange(5, model.config.vocab_size) for _ in range(n)])
+        for n in lengths
+    ]
 
 
 def compute(model, reviews):
     """Logits of all reviews in one pass; padded by the stock model."""
-    [(ids, inputs)] = unpadded.passes(model, reviews, range(len(reviews)), 10**6, model.config.pad_token_id)
-    assert (
-        ("layout" in inputs) == (model.config._attn_implementation == unpadded.NAME) == ("attention_mask" not in inputs)
-    )
+    [(ids, inputs)] = inference.passes(model, reviews, range(len(reviews)), 10**6)
+    packed = model.config._attn_implementation == attention.NAME
+    assert ("layout" in inputs) == packed == ("attention_mask" not in inputs)
     return model(**inputs).logits[torch.tensor(ids).argsort()]
 
 
@@ -66,25 +75,26 @@ def kernel(query, key, value, query_starts, key_starts, most_queries, most_keys,
     )
 
 
-def compute_as_a_gpu(monkeypatch, has_kernel):
-    """From now on layouts are a GPU's; attention is by `kernel`, or padded."""
-    layout = unpadded.layout
+def compute_as_a_gpu(monkeypatch):
+    """From now on layouts are a GPU's, and attention is by `kernel`."""
+    add_layout = packing.add_layout
 
     def of_a_gpu(*given):
-        made = layout(*given)
-        return made._replace(groups=None, tokens=made.tokens[: made.starts[-1]])
+        inputs = add_layout(*given)
+        made = inputs["layout"]
+        made = made._replace(groups=None, tokens=made.tokens[: made.starts[-1]])
+        return {**inputs, "layout": made}
 
-    monkeypatch.setattr(unpadded, "layout", of_a_gpu)
-    monkeypatch.setattr(unpadded, "kernel_takes", lambda query, dropout: has_kernel)
-    monkeypatch.setattr(unpadded, "varlen_attn", kernel)
+    monkeypatch.setattr(packing, "add_layout", of_a_gpu)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
 
 
-@pytest.mark.parametrize("way", ["a CPU's", "a GPU's with a kernel", "a GPU's without"])
+@pytest.mark.parametrize("way", ["a CPU's", "a GPU's"])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths, way, monkeypatch):
-    if way != "a CPU's":
-        compute_as_a_gpu(monkeypatch, way == "a GPU's with a kernel")
+    if way == "a GPU's":
+        compute_as_a_gpu(monkeypatch)
     models = pair(tmp_path, kind)
     reviews = texts(lengths, models[0])
     found = []
@@ -94,7 +104,9 @@ def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths,
         found.append((logits, [p.grad for p in model.parameters()]))
     (wanted, gradients), (logits, ours) = found
     assert torch.allclose(logits, wanted, rtol=0, atol=1e-5)
-    for (name, _), gradient, expected in zip(models[0].named_parameters(), ours, gradients, strict=True):
+    for (name, _), gradient, expected in zip(
+        models[0].named_parameters(), ours, gradients, strict=True
+    ):
         assert torch.allclose(gradient, expected, rtol=0, atol=1e-5), name
 
 
@@ -104,7 +116,7 @@ def test_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
     reviews = [review for lengths in BATCHES.values() for review in texts(lengths, stock)]
     with torch.no_grad():
         exact = compute(stock, reviews)
-        with device.autocast(CPU, "bf16"):
+        with inference.autocast(CPU, "bf16"):
             padded, packed = compute(stock, reviews).float(), compute(ours, reviews).float()
     assert 0 < (packed - exact).square().mean() < 2 * (padded - exact).square().mean()
 
@@ -145,69 +157,87 @@ def test_a_saved_model_is_a_stock_one(tmp_path, kind):
 def test_inference_gives_the_padded_logits_in_order_in_passes_of_any_size(tmp_path):
     stock, ours = pair(tmp_path, "distilbert")
     reviews = texts([random.Random(1).randint(1, 40) for _ in range(25)], stock)
-    wanted = inference.logits(stock, reviews, 0, "no")
+    wanted = inference.logits(stock, reviews, "no")
     for max_tokens in (1, 50, 10**6, None):
         done = []
-        found = inference.logits(ours, reviews, 0, "no", done.append, max_tokens)
+        found = inference.logits(ours, reviews, "no", done.append, max_tokens)
         assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
         assert sum(done) == 25
 
 
-@pytest.mark.parametrize(("place", "wanted"), [("cpu", [[0, 1, 2, 3]]), ("meta", [[0, 1], [2, 3]])])
-def test_padding_counts_where_attention_may_pad(place, wanted):
-    config = SimpleNamespace(_attn_implementation=unpadded.NAME)
-    reviews = [torch.ones(length, dtype=torch.int64) for length in (10, 2, 2, 2)]
-    model = SimpleNamespace(config=config, device=torch.device(place))
-    assert [ids for ids, _ in unpadded.passes(model, reviews, range(4), 20, 0)] == wanted
+@pytest.mark.parametrize(
+    ("device", "training", "dropout", "packed"),
+    [
+        ("cpu", True, 0.1, True),
+        ("cpu", False, 0.1, True),
+        ("cuda", True, 0.1, False),  # the kernel has no attention dropout
+        ("cuda", True, 0.0, True),
+        ("cuda", False, 0.1, True),
+    ],
+)
+@pytest.mark.parametrize("name", ["attention_dropout", "attention_probs_dropout_prob"])
+def test_padding_counts_where_the_model_is_padded(device, training, dropout, packed, name):
+    config = SimpleNamespace(_attn_implementation=attention.NAME, pad_token_id=0, **{name: dropout})
+    model = SimpleNamespace(config=config, device=torch.device(device), training=training)
+    assert packing.applies(model) is packed
+    lengths, wanted = [10, 2, 2, 2], [[0, 1, 2, 3]] if packed else [[0, 1], [2, 3]]
+    assert batches.micro_batches(range(4), lengths, 20, padded=not packed) == wanted
 
 
 def test_another_architecture_is_padded(tmp_path):
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    model = transformers.ElectraForSequenceClassification(transformers.ElectraConfig(vocab_size=90, **size)).eval()
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    model = transformers.ElectraForSequenceClassification(
+        transformers.ElectraConfig(vocab_size=90, **size)
+    ).eval()
+    model.pad_token_id = 0
     stock = copy.deepcopy(model)
-    unpadded.install(model)
+    packing.install(model, "no")
     reviews = texts([9, 4, 2], model)
     inputs = batches.pad(reviews, 0, CPU)
-    assert "layout" not in next(unpadded.passes(model, reviews, range(3), 100, 0))[1]
-    assert torch.allclose(inference.logits(model, reviews, 0, "no"), stock(**inputs).logits, rtol=0, atol=1e-6)
+    assert "layout" not in next(inference.passes(model, reviews, range(3), 100))[1]
+    assert torch.allclose(
+        inference.logits(model, reviews, "no"), stock(**inputs).logits, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
         ({}, True),
-        ({"dtype": torch.float16}, True),
-        ({"dtype": torch.float32}, False),
+        ({"precision": "fp16"}, True),
+        ({"precision": "no"}, False),
         ({"capability": (7, 5)}, False),
         ({"device": "mps"}, False),
-        ({"dropout": 0.1}, False),
-        ({"shape": (5, 64, 12)}, False),
-        ({"kernel": None}, False),
+        ({"heads": 64}, False),
     ],
 )
 def test_a_gpu_needs_what_its_kernel_takes(change, wanted, monkeypatch):
-    given = {"device": "cuda", "dtype": torch.bfloat16, "shape": (5, 12, 64)}
-    given = {**given, "dropout": 0.0, "capability": (8, 0), "kernel": print, **change}
+    given = {"device": "cuda", "precision": "bf16", "heads": 12, "capability": (8, 0), **change}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: given["capability"])
-    monkeypatch.setattr(unpadded, "varlen_attn", given["kernel"])
-    query = SimpleNamespace(device=torch.device(given["device"]), dtype=given["dtype"], shape=given["shape"])
-    assert unpadded.kernel_takes(query, given["dropout"]) is wanted
+    config = SimpleNamespace(hidden_size=768, num_attention_heads=given["heads"])
+    model = SimpleNamespace(config=config, device=torch.device(given["device"]))
+    assert attention.kernel_supports(model, given["precision"]) is wanted
 
 
 # What surrounds the kernel is tested above on any machine, with one written out.
 @pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
-    reason="varlen_attn's own kernel, which is for NVIDIA GPUs from compute capability 8.0 on alone",
+    reason="varlen_attn's own kernel, for NVIDIA GPUs from compute capability 8.0 on",
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
     stock, ours = (model.cuda() for model in pair(tmp_path, kind))
+    assert attention.kernel_supports(ours, "bf16")
     reviews = [review for lengths in BATCHES.values() for review in texts(lengths, stock)]
     exact, padded, packed = (
-        inference.logits(model, reviews, stock.config.pad_token_id, precision)
+        inference.logits(model, reviews, precision)
         for model, precision in ((stock, "no"), (stock, "bf16"), (ours, "bf16"))
     )
-    assert unpadded.kernel_takes(torch.empty(1, 2, 16, dtype=torch.bfloat16, device="cuda"), 0.0)
     assert 0 < (packed - exact).square().mean() < 2 * (padded - exact).square().mean()
 
 
@@ -222,9 +252,12 @@ def test_attention_by_products_is_torchs_and_so_are_its_gradients(queries):
     query, key, value = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (queries, 9, 9))
     weights = torch.randn(2, 3, queries, 8)
     wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-    found = unpadded.by_products(query, key, value, 0.0)
+    found = attention.by_products(query, key, value, 0.0)
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
-    gradients = (torch.autograd.grad((result * weights).sum(), (query, key, value)) for result in (found, wanted))
+    gradients = (
+        torch.autograd.grad((result * weights).sum(), (query, key, value))
+        for result in (found, wanted)
+    )
     for gradient, expected in zip(*gradients, strict=True):
         assert torch.allclose(gradient, expected, rtol=0, atol=1e-5)
 
@@ -234,7 +267,7 @@ def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
     """Values that are unit vectors show the weights themselves."""
     query, key, _ = states(24)
     value = torch.eye(8).repeat(3, 1)[:, None].expand(24, 2, 8)
-    weights, found = (unpadded.by_review(query, key, value, [(3, 8)], p) for p in (0.0, dropout))
+    weights, found = (attention.by_review(query, key, value, [(3, 8)], p) for p in (0.0, dropout))
     zero = found == 0
     assert zero.float().mean() == pytest.approx(dropout, abs=0.07)  # of 384
     assert torch.allclose(found[~zero], weights[~zero] / (1 - dropout))
@@ -243,16 +276,16 @@ def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
 def test_attention_dropout_keeps_the_expectation_and_follows_the_seed():
     groups = [(1, 12), (2, 6)]
     query, key, value = states(24)
-    exact, total = unpadded.by_review(query, key, value, groups, 0.0), []
+    exact, total = attention.by_review(query, key, value, groups, 0.0), []
     for seed in range(2000):
         torch.manual_seed(seed)
-        total.append(unpadded.by_review(query, key, value, groups, 0.25))
+        total.append(attention.by_review(query, key, value, groups, 0.25))
     total = torch.stack(total)
     errors = (total.mean(0) - exact) / (total.std(0) / 2000**0.5)
     assert errors.abs().max() < 5
     assert errors.std() == pytest.approx(1, abs=0.2)
     torch.manual_seed(7)
-    assert torch.equal(unpadded.by_review(query, key, value, groups, 0.25), total[7])
+    assert torch.equal(attention.by_review(query, key, value, groups, 0.25), total[7])
     assert not torch.equal(total[8], total[7])
 
 
@@ -260,19 +293,24 @@ def test_attention_dropout_keeps_the_expectation_and_follows_the_seed():
 @pytest.mark.parametrize("dropout", [0.0001, 0.1, 0.5, 0.9])
 def test_any_share_of_elements_is_dropped_independently(dropout, dtype):
     torch.manual_seed(5)
-    kept = unpadded.kept(torch.empty(100, 1000, 4, dtype=dtype), dropout)
+    kept = dropout_mask(torch.empty(100, 1000, 4, dtype=dtype), dropout)
     assert kept.dtype == dtype
     assert kept.unique().tolist() == [0, 1]
     dropped = (kept == 0).double().flatten(0, 1)
     spread = (dropout * (1 - dropout) / 100_000) ** 0.5
-    assert (dropped.mean(0) - dropout).abs().max() < 5 * spread  # each fourth of the bits of a number
+    assert (
+        dropped.mean(0) - dropout
+    ).abs().max() < 5 * spread  # each fourth of the bits of a number
     together = dropped.T @ dropped / 100_000 - torch.eye(4) * dropout
     assert (together - dropout**2 * (1 - torch.eye(4))).abs().max() < 6 * spread
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtype):
-    dropout, states = unpadded.Dropout(0.1), torch.full((100, 1000), 2.0, dtype=dtype, requires_grad=True)
+    dropout, states = (
+        Dropout(0.1),
+        torch.full((100, 1000), 2.0, dtype=dtype, requires_grad=True),
+    )
     torch.manual_seed(1)
     found = dropout(states)
     [gradient] = torch.autograd.grad(found.sum(), states)
@@ -284,10 +322,7 @@ def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtyp
     assert dropout.eval()(states) is states
 
 
-@pytest.mark.parametrize("device", ["CPU", "GPU"])
-def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path, device, monkeypatch):
-    if device == "GPU":
-        compute_as_a_gpu(monkeypatch, has_kernel=False)
+def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path):
     _, ours = pair(tmp_path, "distilbert", attention_dropout=0.3)
     reviews = texts([30, 9, 9], ours)
     drawn = []
@@ -301,8 +336,14 @@ def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path, device
 
 
 def test_only_out_of_memory_halves_the_tokens_of_a_pass(capfd):
-    for message in ("CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory: you tried"):
-        assert device.fewer_tokens(RuntimeError(message), 300, 200) == 150
-    assert capfd.readouterr().err.splitlines() == ["out of memory: going on with at most 150 tokens in a pass"] * 2
+    for message in (
+        "CUDA out of memory. Tried to allocate",
+        "DefaultCPUAllocator: can't allocate memory: you tried",
+    ):
+        assert inference.smaller_budget(RuntimeError(message), 300, 200) == 150
+    assert (
+        capfd.readouterr().err.splitlines()
+        == ["out of memory: going on with at most 150 tokens in a pass"] * 2
+    )
     with pytest.raises(RuntimeError, match="shapes"):
-        device.fewer_tokens(RuntimeError("shapes"), 300, 200)
+        inference.smaller_budget(RuntimeError("shapes"), 300, 200)

@@ -1,0 +1,65 @@
+"""Several processes, one result: wait for each other, sum tensors over the ranks.
+
+Everything here raises RunError if another process is lost.
+"""
+
+from contextlib import contextmanager
+
+import torch
+
+from sentiment.errors import RunError
+
+
+@contextmanager
+def main_process_first(accelerator):
+    """The main process runs the block before the others; it may download what they then find."""
+    if not accelerator.is_main_process:
+        barrier(accelerator)
+    yield
+    if accelerator.is_main_process:
+        barrier(accelerator)
+
+
+@contextmanager
+def peer_lost():
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RunError("another process exited; see its output for the reason") from error
+
+
+def barrier(accelerator):
+    with peer_lost():
+        accelerator.wait_for_everyone()
+
+
+def all_reduce(accelerator, tensor):
+    """The sum of a tensor over all ranks, on every rank."""
+    if accelerator.num_processes == 1:
+        return tensor
+    with peer_lost():
+        return accelerator.reduce(tensor, "sum")
+
+
+def broadcast(accelerator, number):  # 0 on the others
+    return int(all_reduce(accelerator, torch.tensor(number, device=accelerator.device)))
+
+
+def all_reduce_gradients(accelerator, parameters, loss, stop):
+    """Sum gradients (in place) and loss over the ranks. Returns (loss, a rank was told to stop)."""
+    for parameter in parameters:  # a rank without reviews adds zeros
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if accelerator.num_processes == 1:
+        return loss.item(), bool(stop)
+    gradients = [parameter.grad for parameter in parameters]
+    scalars = torch.stack([loss, torch.full_like(loss, bool(stop))])
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), scalars])
+    sizes = [gradient.numel() for gradient in gradients] + [2]
+    *sums, scalars = all_reduce(accelerator, flat).split(sizes)
+    for gradient, total in zip(gradients, sums, strict=True):
+        gradient.copy_(total.view_as(gradient))
+    loss, stopping = scalars.tolist()
+    return loss, stopping > 0

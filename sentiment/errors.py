@@ -1,0 +1,29 @@
+"""Failures that deserve one line instead of a traceback."""
+
+import signal
+
+
+class UserError(Exception):
+    """The user's mistake: what was given, what is possible, what to do. Exit code 2."""
+
+
+class RunError(Exception):
+    """A failure while running, such as a loss that is not finite. Exit code 1."""
+
+
+class Stopped(BaseException):
+    """The job was asked to stop, for example by a scheduler. Exit code 143, or 130 for Ctrl-C.
+
+    received: numbers of the signals, the first one decides; none if another process got them.
+    """
+
+    def __init__(self, received=()):
+        by = f"by {signal.Signals(received[0]).name}" if received else "with another process"
+        super().__init__(f"stopped {by}")
+        self.code = 130 if received and received[0] == signal.SIGINT else 143
+
+
+def first_line(error):
+    """The first line of an exception's message, or its type if it has none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

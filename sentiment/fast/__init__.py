@@ -1,0 +1,8 @@
+"""Room 1, the same numbers sooner: an encoder that computes real tokens only.
+
+    padded:  [CLS] a fine film [SEP]      packed:  [CLS] a fine film [SEP] [CLS] dull [SEP]
+             [CLS] dull [SEP] --- ---
+
+You do not need this to understand training: without packing.install the model is the stock one,
+with the same numbers, but for rounding and the draws of dropout.
+"""

@@ -1,0 +1,106 @@
+"""Attention within each of many packed reviews: one by one on a CPU, by varlen_attn on a GPU."""
+
+import math
+
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from sentiment.fast.dropout import dropout_mask
+
+NAME = "packed"
+LENGTHS = 16  # on a CPU, reviews are filled up to a multiple; see packing.TOKENS
+
+
+def attend(module, query, key, value, mask, scaling, dropout=0.0, **kwargs):
+    """As transformers calls it. With a `layout`: [1, heads, T, D] -> [1, T, heads, D].
+
+    With a `context` [1, T, H] for keys and values, queries are first tokens: [1, heads, B, D].
+    """
+    layout, context = kwargs.pop("layout", None), kwargs.pop("context", None)
+    if layout is None:
+        stock = AttentionInterface()["sdpa"]
+        return stock(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
+    if context is not None:
+        distilbert = hasattr(module, "k_lin")
+        linear = (module.k_lin, module.v_lin) if distilbert else (module.key, module.value)
+        shape = (-1, query.shape[3])
+        key, value = (layer(context).unflatten(2, shape).transpose(1, 2) for layer in linear)
+    # [T, heads, D], without a copy
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    if layout.groups is not None:
+        attended = by_review(query * scaling, key, value, layout.groups, dropout)
+    else:
+        attended = by_kernel(query, key, value, layout, scaling)
+    return attended[None], None
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # for inputs without a layout
+
+
+def kernel_supports(model, precision):
+    """Whether varlen_attn runs it."""
+    config = model.config
+    return (
+        model.device.type == "cuda"
+        and not torch.version.hip
+        and torch.cuda.get_device_capability(model.device) >= (8, 0)
+        and precision in ("bf16", "fp16")
+        and config.hidden_size // config.num_attention_heads % 8 == 0
+    )
+
+
+def by_kernel(query, key, value, layout, scaling):
+    from torch.nn.attention.varlen import varlen_attn  # slow to import
+
+    starts, longest = layout.starts, layout.longest
+    query_starts, most_queries = starts, longest
+    if len(query) < len(key):  # first tokens only
+        query_starts = torch.arange(len(starts), dtype=torch.int32, device=starts.device)
+        most_queries = 1
+    ends = query_starts, starts, most_queries, longest
+    return varlen_attn(query, key, value, *ends, scale=scaling)
+
+
+def by_review(query, key, value, groups, dropout):
+    """Attention within each review on a CPU: [T, heads, D], or [B, heads, D] for first tokens."""
+    # only then is torch's kernel faster
+    fused = query.dtype == torch.float32 and not dropout
+    if dropout:
+        value = value / (1 - dropout)
+    tokens = [count * length for count, length in groups]
+    rows = tokens if len(query) == len(key) else [count for count, _ in groups]
+    tokens, rows = [*tokens, len(key) - sum(tokens)], [*rows, len(query) - sum(rows)]  # filling
+    attended = []
+    with torch.autocast("cpu", enabled=False):  # its softmax in fp32 would only be rounded again
+        parts = zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=False)
+        for *states, (count, _) in parts:
+            # [count, heads, tokens, D]
+            states = [part.unflatten(0, (count, -1)).transpose(1, 2) for part in states]
+            if fused:
+                result = scaled_dot_product_attention(*states, scale=1.0)
+            else:
+                result = by_products(*states, dropout)
+            attended.append(result.transpose(1, 2).flatten(0, 1))
+    attended.append(query.new_zeros(rows[-1], *query.shape[1:]))
+    return torch.cat(attended)
+
+
+def by_products(query, key, value, dropout):
+    """Attention of equally long reviews, [count, heads, tokens, D]; lacks dropout's factor."""
+    q, k, v = (filled_up(states.flatten(0, 1)) for states in (query, key, value))
+    weights = torch.bmm(q, k.transpose(1, 2))
+    with torch.no_grad():  # the filling gets weight 0, which has no gradient
+        weights[:, :, key.shape[2] :] = -math.inf
+    weights = torch.softmax(weights, -1)
+    if dropout:
+        weights = weights * dropout_mask(weights, dropout)
+    return torch.bmm(weights, v)[:, : query.shape[2]].unflatten(0, query.shape[:2])
+
+
+def filled_up(states):
+    """[N, L, D] with zeros behind L up to a multiple of LENGTHS, except for L = 1."""
+    rows = states.shape[1]  # contiguous: the matrix products gain more than the copy takes
+    return pad(states, (0, 0, 0, -rows % LENGTHS if rows > 1 else 0)).contiguous()

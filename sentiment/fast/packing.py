@@ -1,0 +1,107 @@
+"""Hooks that pack an encoder's input and give the head what it reads.
+
+The embeddings see padded reviews, [B, L, H]. A hook before the encoder keeps the T real tokens,
+[1, T, H]. Stock heads read only a review's first token, so the last layer computes queries for
+those alone, [1, B, H]. Saved, or without a `layout` among its inputs, the model is the stock one.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+
+from sentiment.fast import attention, dropout
+from sentiment.model import ATTENTION_DROPOUT
+
+TOKENS = 64  # on a CPU, passes are filled up to a multiple: oneDNN builds a kernel for each shape
+TOGETHER = 512  # tokens of short reviews that a CPU attends to at once; more leave its caches
+ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"}
+
+
+class Layout(NamedTuple):
+    """Where the T real tokens of B padded reviews are; on a CPU, T is filled up."""
+
+    tokens: torch.Tensor  # int64 [T]: indices into the B * L positions; 0 for the filling
+    starts: torch.Tensor  # int32 [B + 1]: each review's first token, and the end
+    longest: int  # L
+    groups: list | None  # on a CPU: (reviews, tokens of each), equal lengths together
+
+
+def install(model, precision):
+    """Prepare a DistilBERT, BERT or RoBERTa classifier, on its device, for inputs with a `layout`.
+
+    Others stay as they are, and so does one on a GPU without a kernel for it.
+    """
+    config = model.config
+    if config.model_type not in ENCODERS or getattr(config, "is_decoder", False):
+        return
+    if model.device.type != "cpu" and not attention.kernel_supports(model, precision):
+        return
+    model.set_attn_implementation(attention.NAME)
+    encoder = getattr(model.base_model, ENCODERS[config.model_type])
+    encoder.register_forward_pre_hook(pack, with_kwargs=True)
+    encoder.register_forward_hook(unpack, with_kwargs=True)
+    encoder.layer[-1].register_forward_pre_hook(keep_first_tokens, with_kwargs=True)
+    for layer in encoder.layer:
+        getattr(layer.attention, "self", layer.attention).register_forward_pre_hook(cast_once)
+    for module in model.modules():
+        if type(module) is torch.nn.Dropout:
+            module.__class__ = dropout.Dropout
+
+
+def applies(model):
+    """Whether the next pass is packed. The GPU's kernel has no attention dropout."""
+    if model.config._attn_implementation != attention.NAME:
+        return False
+    drops = any(getattr(model.config, name, 0) for name in ATTENTION_DROPOUT)
+    return model.device.type == "cpu" or not (model.training and drops)
+
+
+def add_layout(inputs, lengths):
+    """The inputs with a layout instead of the mask."""
+    batch, longest = inputs.pop("attention_mask").shape
+    device, groups = inputs["input_ids"].device, None
+    tokens = torch.cat([i * longest + torch.arange(lengths[i]) for i in range(batch)])
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    if device.type == "cpu":
+        tokens = torch.nn.functional.pad(tokens, (0, -len(tokens) % TOKENS))
+        groups = []
+        for length in lengths:
+            count = groups[-1][0] if groups and groups[-1][1] == length else 0
+            if count and (count + 1) * length <= TOGETHER:
+                groups[-1] = count + 1, length
+            else:
+                groups.append((1, length))
+    return {**inputs, "layout": Layout(tokens.to(device), starts, longest, groups)}
+
+
+def pack(encoder, args, kwargs):
+    """Before the encoder: hidden states [B, L, H] -> [1, T, H]."""
+    if layout := kwargs.get("layout"):
+        hidden, *args = args or [kwargs.pop("hidden_states")]
+        args = (hidden.flatten(0, 1).index_select(0, layout.tokens)[None], *args)
+    return args, kwargs
+
+
+def keep_first_tokens(layer, args, kwargs):
+    """Before the last layer: [1, T, H] -> first tokens [1, B, H]; `context` holds all."""
+    if layout := kwargs.get("layout"):
+        (kwargs["context"],) = cast_once(layer, args[:1])
+        args = (args[0].index_select(1, layout.starts[:-1]), *args[1:])
+    return args, kwargs
+
+
+def unpack(encoder, args, kwargs, output):
+    """After the encoder: hidden states [1, B, H] -> [B, 1, H]."""
+    if kwargs.get("layout"):
+        output.last_hidden_state = output.last_hidden_state.transpose(0, 1)
+    return output
+
+
+def cast_once(module, args):
+    """Before attention: autocast itself would cast for query, key and value each."""
+    states, *others = args
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        states = states.to(torch.get_autocast_dtype(device))
+    return states, *others

@@ -1,0 +1,75 @@
+"""Publishing a model: its repository, and one commit."""
+
+import shlex
+import sys
+import time
+
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, constants, get_session, is_offline_mode
+from huggingface_hub.errors import HFValidationError, HTTPError
+
+from sentiment.errors import RunError, UserError, first_line
+from sentiment.hub.access import with_timeout
+
+ANSWER_SECONDS = 60  # without an answer in a push: a lost connection
+WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the attempts
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (hf.co/settings/tokens)"
+
+
+def open_repository(repo_id, private):
+    """Create the model `repo_id` if needed, in a few seconds. Raises UserError if it cannot be
+    written to, or is not `private` as asked.
+    """
+    reason = "a Hub id is needed, USER/REPO" if repo_id.count("/") != 1 else None
+    if is_offline_mode():
+        reason = "HF_HUB_OFFLINE is set; unset it to push"
+    if not reason:
+        silent = f"{constants.ENDPOINT} does not answer; push later"
+        [reason] = with_timeout(lambda: refusal(repo_id, private)) or [silent]
+    if reason:
+        raise UserError(f"--hub_model_id {repo_id}: {reason}")
+
+
+def refusal(repo_id, private):
+    """Why the repository, created if needed, cannot be pushed to; or None."""
+    if not huggingface_hub.get_token():
+        return f"no token; {LOG_IN}"
+    try:
+        huggingface_hub.create_repo(repo_id, private=private or None, exist_ok=True)
+        huggingface_hub.auth_check(repo_id, write=True)
+        if private and not huggingface_hub.model_info(repo_id).private:
+            return "it is public; make it private in its settings, or drop --private"
+    except HFValidationError as error:
+        return first_line(error)
+    except (HTTPError, ValueError) as error:  # ValueError: the answer is not the Hub's
+        if status_of(error) in (401, 403):
+            return f"the token is not valid or may not write there; {LOG_IN}"
+        return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
+    return None
+
+
+def status_of(error):
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def push(folder, repo_id):
+    """Make the files of `folder` one commit to the model `repo_id`; returns its address. Retries
+    lost connections and a busy Hub, then raises RunError.
+    """
+    constants.HF_HUB_OFFLINE = False  # `connect` may have set it since the repository was opened
+    get_session().timeout, title = ANSWER_SECONDS, "Add the model and its scores"
+    for wait in (*WAITS, None):
+        try:
+            files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
+            return huggingface_hub.create_commit(repo_id, files, commit_message=title).commit_url
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            # An upload wraps its error in a RuntimeError.
+            reason = (type(error) is RuntimeError and error.__cause__) or error
+            status = status_of(reason)
+            lost = status is None and isinstance(reason, HTTPError | RuntimeError)
+            if wait is None or not (lost or status in (408, 429) or (status or 0) >= 500):
+                again = f"nothing is lost here; push again: python {shlex.join(sys.argv)}"
+                raise RunError(f"not pushed to {repo_id}: {first_line(reason)}; {again}") from error
+            reason = f"{constants.ENDPOINT}: {first_line(reason)}"
+            print(f"{reason}; retrying in {wait} s", file=sys.stderr)
+            time.sleep(wait)

@@ -1,0 +1,106 @@
+"""Load and try a model that nobody vouches for: whatever goes wrong becomes one line."""
+
+import os
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from sentiment import batches, model
+from sentiment.errors import UserError, first_line
+from sentiment.hub import access, untrusted
+
+SHORTEST = 8  # a model must take at least this many tokens
+TEXT = "A 🙂 \U0010ffff"  # with characters outside any vocabulary
+
+
+@contextmanager
+def loading(name, revision="main"):
+    """Yield the folder of a model, whose files have been looked at. Whatever it makes the libraries
+    raise within the block becomes a UserError.
+    """
+    folder = Path(name)
+    if folder.is_file():
+        raise UserError(f"{name}: a file; the folder of a model is needed, or a Hub id")
+    if not folder.is_dir():
+        folder = access.snapshot(name, revision, untrusted.FILES)
+    elif revision != "main":
+        raise UserError(f"--revision {revision}: {name} is a folder; models on the Hub have some")
+    try:
+        weights = untrusted.check(folder)
+        with silenced(), warnings.catch_warnings(action="ignore"):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            untrusted.check_size(config, *weights)
+            yield folder
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    except BaseException as error:  # a panic of Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{name}: cannot be loaded: {first_line(error)}") from error
+
+
+@contextmanager
+def silenced():
+    """Close the process's stderr, where a caught panic of Rust prints as well."""
+    if sys.stderr is None:  # closed already, and its number may be another file's
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def load_trained(name, revision="main"):
+    """(tokenizer, classifier on the CPU) of a fine-tuned model. Raises UserError."""
+    if name == model.DEFAULT_FOLDER and not Path(name).exists():
+        way = "run train.py, or name a model by --model_name_or_path"
+        raise UserError(f"no model in {name} yet: {way}")
+    access.connect(name)
+    with loading(name, revision) as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        load = AutoModelForSequenceClassification.from_pretrained
+        classifier, report = load(folder, **model.LOADING)
+        check(tokenizer, classifier, report)
+    return tokenizer, classifier
+
+
+def check(tokenizer, classifier, report, new_head=False):
+    """Raise UserError unless a model was loaded whole and answers. Calls model.agree."""
+    unfit = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
+    # Old files list position_ids, which are no weights.
+    extra = {key for key in report["unexpected_keys"] if not key.endswith("position_ids")}
+    prefix = classifier.base_model_prefix + "."
+    wrong = [key for key in unfit | extra if key.startswith(prefix) and "pooler" not in key]
+    if wrong:
+        raise UserError(f"{len(wrong)} weights do not fit config.json, such as {min(wrong)}")
+    if unfit and not new_head:
+        raise UserError("no trained classification head: fine-tune it with train.py first")
+    # Without a file, AutoTokenizer makes one of special tokens alone.
+    empty = len(tokenizer) <= len(set(tokenizer.all_special_tokens))
+    if empty or not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise UserError("a tokenizer.json with a padding token is needed; save the model's own")
+    classes = list(classifier.config.id2label.values())
+    if len(set(classes)) < max(2, len(classes)) or not all(map(str.isprintable, classes)):
+        raise UserError("id2label in config.json needs two or more different names")
+    model.agree(tokenizer, classifier)
+    if tokenizer.model_max_length < SHORTEST:
+        raise UserError(f"takes {tokenizer.model_max_length} tokens; {SHORTEST} are needed")
+    (ids,), _ = model.encode(tokenizer, [TEXT])
+    highest = max(tokenizer.pad_token_id, *ids.tolist(), *tokenizer.get_vocab().values())
+    known = classifier.get_input_embeddings().num_embeddings
+    if highest >= known:
+        raise UserError(f"the tokenizer has token {highest:,}, the model knows {known:,} tokens")
+    with torch.inference_mode():
+        logits = classifier.eval()(**batches.pad([ids], tokenizer.pad_token_id, "cpu")).logits
+    if logits.shape != (1, len(classes)) or not logits.isfinite().all():
+        raise UserError("the model gives no finite logit for each class: it is damaged")

@@ -1,0 +1,81 @@
+"""The model card: what card.md.j2 makes of run.json and metrics.json."""
+
+import shlex
+from pathlib import Path, PurePath
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from sentiment import files
+from sentiment.metrics import FIGURES, PUBLISHED
+from sentiment.report import table
+from sentiment.run import command
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+EXAMPLES = ["A gripping, funny film.", "Two hours I will never get back."]
+EXAMPLES += ["Not as bad as they say, but far too long."]
+APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
+
+
+def public(word):
+    """A word of a command line without folders of its owner's: ../data.csv becomes data.csv."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    path = PurePath(value)
+    private = path.is_absolute() or ".." in path.parts or value.startswith("~")
+    return flag + equals + (path.name if private else value)
+
+
+def origin(dataset, commit, split):
+    """Where the numbers in metrics.json come from, without private paths."""
+    where = {"dataset": public(dataset), "dataset_commit": commit, "split": split}
+    return {**where, "command": list(map(public, command()))}
+
+
+def write_results(folder, run, scores):
+    files.write_json(folder / "metrics.json", scores)
+    files.write_text(folder / "README.md", model_card(run, scores))
+
+
+def model_card(run, scores):
+    """The card as text. run: None if train.py did not make the model."""
+    folder = public(run.settings["output_dir"]) if run else "model"
+    where = scores.get("hub_model_id") or folder
+    name = PurePath(where).name
+    trained = shlex.join(map(public, run.command)) if run else ""
+    scored = shlex.join(scores["command"])
+    card = ModelCard.from_template(
+        metadata(name, run, scores),
+        TEMPLATE,
+        name=name,
+        run=run,
+        scores=scores,
+        where=where,
+        commands=dict.fromkeys((trained, scored)),
+        figures=[name for name in FIGURES if scores[name] is not None],
+        public=lambda value: public(str(value)),
+        table=table,
+    )
+    return f"{card}\n"
+
+
+def metadata(name, run, scores):
+    commits = run.commits if run else {"model": None, "dataset": None}
+    base = run.settings["model_name_or_path"] if commits["model"] else None
+    licence = {"license": "other", "license_name": "that-of-the-base-model"}
+    metrics = [metric for metric in PUBLISHED if scores[metric] is not None]
+    dataset = scores["dataset"]
+    of = {"dataset_type": dataset, "dataset_name": PurePath(dataset).name}
+    of |= {"dataset_split": scores["split"], "dataset_revision": scores["dataset_commit"]}
+    of |= {"task_type": "text-classification"}
+    return ModelCardData(
+        model_name=name,
+        eval_results=[EvalResult(metric_type=m, metric_value=scores[m], **of) for m in metrics],
+        base_model=base,
+        datasets=[run.settings["dataset_name"]] if commits["dataset"] else None,
+        language="en" if dataset in ("stanfordnlp/imdb", "imdb") else None,
+        library_name="transformers",
+        **({"license": "apache-2.0"} if base in APACHE else licence),
+        metrics=metrics,
+        pipeline_tag="text-classification",
+        tags=["sentiment-analysis"],
+        widget=[{"text": text} for text in EXAMPLES],
+    )

@@ -1,0 +1,69 @@
+"""Pictures of an evaluation, by matplotlib, which only they need."""
+
+import numpy
+import torch
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
+
+from sentiment import intervals
+from sentiment.metrics import positive_class, reliability_bins
+
+DIAGONAL = {"color": "#999999", "linestyle": "--"}
+
+
+def draw(folder, scores, logits, labels, log):
+    """Write the pictures into `folder`; returns {file name: what it shows}."""
+    labels, probabilities = torch.as_tensor(labels), logits.double().softmax(dim=1)
+    steps = [entry for entry in log if "loss" in entry]
+    pictures = {
+        "confusion.png": ("confusion matrix", 1, confusion),
+        "curves.png": ("ROC and precision-recall curves", 2, curves),
+        "reliability.png": ("accuracy at each confidence", 1, reliability),
+    }
+    if steps:
+        pictures["training.png"] = "loss and learning rate by step", 1, training
+    for name, (_, columns, paint) in pictures.items():
+        figure = Figure(figsize=(5 * columns, 4), dpi=120, layout="constrained")
+        paint(figure.subplots(1, columns), scores, probabilities, labels, steps)
+        figure.savefig(folder / name)
+    return {name: caption for name, (caption, *_) in pictures.items()}
+
+
+def confusion(axes, scores, *_):
+    counts = numpy.array(scores["confusion_matrix"])
+    matrix = ConfusionMatrixDisplay(counts, display_labels=scores["labels"])
+    matrix.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=45)
+
+
+def curves(axes, scores, probabilities, labels, _):
+    names = scores["labels"]
+    for i in [positive_class(names)] if len(names) == 2 else range(len(names)):
+        is_class = labels == i
+        if is_class.any() and not is_class.all():  # no curve without both kinds
+            given = {"y_true": is_class, "y_score": probabilities[:, i], "name": names[i]}
+            RocCurveDisplay.from_predictions(**given, ax=axes[0])
+            PrecisionRecallDisplay.from_predictions(**given, ax=axes[1])
+    axes[0].plot([0, 1], [0, 1], **DIAGONAL)
+
+
+def reliability(axes, scores, probabilities, labels, _):
+    axes.plot([0, 1], [0, 1], **DIAGONAL)
+    for x, y, reviews in reliability_bins(probabilities, labels):
+        axes.plot([x, x], intervals.wilson(round(y * reviews), reviews), color="tab:blue")
+        axes.plot(x, y, "o", color="tab:blue")
+        axes.annotate(f"{reviews:,}", (x, y), textcoords="offset points", xytext=(6, -3))
+    axes.set(xlabel="mean confidence of a bin", ylabel="accuracy with its 95% interval")
+    axes.set(title=f"calibration error {scores['calibration_error']:.3f}; numbers are reviews")
+
+
+def training(axes, *given):
+    names = "step", "loss", "learning_rate"
+    steps, losses, rates = zip(
+        *([entry[name] for name in names] for entry in given[-1]), strict=True
+    )
+    axes.plot(steps, losses, ".", alpha=0.3)
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    right = axes.twinx()
+    right.plot(steps, rates, color="tab:red", linestyle=":")
+    right.set(ylabel="learning rate (dotted)", ylim=(0, None))
+    right.yaxis.set_major_formatter("{x:.1e}")

@@ -1,0 +1,55 @@
+"""The metrics as lines for a terminal; the model card uses some of them."""
+
+from sentiment import intervals
+from sentiment.metrics import FIGURES, positive_class
+
+
+def table(metrics):
+    names = metrics["labels"]
+    width = max(20, *(len(name) + 2 for name in names))
+    about = f"of {names[positive_class(names)]!r}" if len(names) == 2 else "mean over classes"
+    notes = dict.fromkeys(("f1", "precision", "recall"), about)
+    notes |= dict.fromkeys(("loss", "calibration_error", "brier_score"), "0 is best")
+
+    def row(name, *cells, size=10):
+        shown = [f"{cell:.4f}" if isinstance(cell, float) else f"{cell}" for cell in cells]
+        return f"{name:<{width}}" + "".join(f"{cell:>{size}}" for cell in shown)
+
+    lines = [row("reviews", f"{metrics['reviews']:,}") + "  95% interval"]
+    for name in FIGURES:
+        known, note = metrics[name] is not None, notes.get(name, "")
+        value, note = (metrics[name], note) if known else ("-", "a class has no review")
+        lines += [f"{row(name, value)}  {interval(metrics, name):<18}{note}".rstrip()]
+    keys = "f1", "precision", "recall"
+    lines += ["", row("class", "reviews", *keys)]
+    for name, scores in metrics["per_class"].items():
+        lines += [row(name, f"{scores['reviews']:,}", *(scores[key] for key in keys))]
+    lines += ["", row("true", *(f"as {name}" for name in names), size=width)]
+    for name, counts in zip(names, metrics["confusion_matrix"], strict=True):
+        lines += [row(name, *(f"{count:,}" for count in counts), size=width)]
+    if compared := metrics.get("baselines"):
+        lines += ["", row("baseline", "accuracy", "f1") + "  the model's accuracy is better by"]
+        for name, scores in compared.items():
+            lines += [f"{row(name, scores['accuracy'], scores['f1'])}  {difference(scores)}"]
+    return "\n".join([*lines, "", limits(metrics)])
+
+
+def interval(metrics, name):
+    limits = metrics["intervals"].get(name)
+    return f"{limits[0]:.4f} to {limits[1]:.4f}" if limits else ""
+
+
+def difference(baseline):
+    low, high = (100 * limit for limit in baseline["difference_interval"])
+    verdict = "worth it" if low > 0 else "not worth it" if high < 0 else "not told apart"
+    points = f"{100 * baseline['difference']:.1f} points"
+    return f"{points}, 95% interval {low:.1f} to {high:.1f}: {verdict}"
+
+
+def limits(metrics):
+    low, high = metrics["intervals"]["accuracy"]
+    apart = 100 * intervals.least_difference((low + high) / 2, metrics["reviews"])
+    return (
+        f"{metrics['reviews']:,} reviews place the accuracy between {low:.1%} and {high:.1%}; "
+        f"another model, on as many others, is told apart from {apart:.1f} points of difference on"
+    )

@@ -1,0 +1,109 @@
+"""run.json: what the result of a run depends on."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from sentiment import files
+from sentiment.errors import UserError
+
+LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
+# A resumed run may change these, if not bit for bit.
+FREE = {"output_dir", "overwrite_output_dir", "resume", "checkpointing_steps", "revision"}
+FREE |= {"max_tokens_per_device", "report_to"}
+
+
+def command():
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def git_commit():
+    """Of this checkout, with "-dirty" after changes; None without git."""
+    if not shutil.which("git"):
+        return None
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__).parent
+    return subprocess.run(describe, cwd=here, capture_output=True, text=True).stdout.strip() or None
+
+
+def versions():
+    python = {"python": platform.python_version()}
+    return python | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+@dataclass
+class Run:
+    """The content of run.json."""
+
+    settings: dict  # train.py's flags, defaults filled in
+    labels: list  # names of the classes by id
+    reviews: dict  # {"train": ..., "eval": ...} by data.Reviews.identity
+    commits: dict  # {"model": ..., "dataset": ...}, None for files
+    model_sha256: str  # model.fingerprint before training
+    device: str
+    processes: int
+    threads: int
+    precision: str
+    command: list = field(default_factory=command)
+    git_commit: str | None = field(default_factory=git_commit)
+    versions: dict = field(default_factory=versions)
+    platform: str = field(default_factory=platform.platform)
+    seconds: float | None = None  # of all steps, in the end
+
+    @classmethod
+    def read(cls, folder):
+        """The run in a folder, or None. Raises UserError for a damaged run.json."""
+        content = files.read_json(folder / "run.json")
+        if content is None:
+            return None
+        try:
+            run = cls(**{each.name: content[each.name] for each in fields(cls)})
+            run.check_types()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            damaged = "run.json is damaged, or its run unfinished"
+            raise UserError(f"{folder}: {damaged}") from None
+        return run
+
+    def check_types(self):
+        """Raise unless the fields that evaluate.py computes with have their types."""
+        settings, train, test = self.settings, self.reviews["train"], self.reviews["eval"]
+        names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
+        strings = [*map(settings.get, names), *self.labels, *self.command]
+        expected = {
+            str: [*strings, train["split"], test["split"]],
+            int: [settings["seed"], *train["rows"], *test["rows"]],
+            str | None: [self.commits["model"], self.commits["dataset"]],
+            int | float: [self.seconds],
+            dict: [self.versions],
+        }
+        if not all(isinstance(value, kind) for kind in expected for value in expected[kind]):
+            raise TypeError
+        Path(settings["dataset_name"]).resolve()  # ValueError for a null byte
+
+    def write(self, folder):
+        files.write_json(folder / "run.json", asdict(self))
+
+    def identity(self):
+        """What --resume must not change: settings, with digests of the data and the model."""
+        settings = {name: value for name, value in self.settings.items() if name not in FREE}
+        reviews = hashlib.sha256(json.dumps(self.reviews).encode()).hexdigest()
+        settings |= {"dataset_name": reviews, "model_name_or_path": self.model_sha256}
+        return {**settings, "mixed_precision": self.precision}
+
+    def check_resumes(self, was):
+        """Raise UserError unless this run may continue one with the identity `was`."""
+        now, contents = self.identity(), ("dataset_name", "model_name_or_path")
+        other = [name for name in now if now[name] != was.get(name)]
+        named = [name for name in other if name not in contents]
+        changed = [f"{name} {now[name]} (was {was.get(name)})" for name in named]
+        if not changed:  # another seed, for example, explains other reviews by itself
+            changed = [f"{name} {self.settings[name]} (had other contents)" for name in other]
+        if changed:
+            differ = f"settings differ from the run's: {', '.join(changed)}"
+            raise UserError(f"--resume: {differ}; use a new --output_dir")

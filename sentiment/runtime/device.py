@@ -1,0 +1,64 @@
+"""What the hardware is and can do: device, threads, memory, precision."""
+
+import ctypes
+import os
+import platform
+import sys
+
+import torch
+
+from sentiment.errors import UserError
+
+BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch calls them
+
+
+def pick_device():
+    # current_accelerator() of a CUDA build names cuda even without a GPU.
+    there = torch.accelerator.is_available()
+    return torch.accelerator.current_accelerator() if there else torch.device("cpu")
+
+
+def set_up():
+    """Use this process's share of the cores, and keep freed memory."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):  # by default, 20% of a step fills new memory with zeros
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block comes from mmap
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: free memory stays
+    # Launchers set OMP_NUM_THREADS=1 unless the user chose.
+    launchers = "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    if chosen is None or (chosen == "1" and any(name in os.environ for name in launchers)):
+        linux = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def precisions():
+    """Precisions that the device computes natively, the best last: "no" (fp32), "fp16", "bf16"."""
+    device = pick_device()
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ["no", "fp16", "bf16"] if bf16 else ["no", "fp16"]
+    bf16 = device.type == "cpu" and any(map(torch.cpu.get_capabilities().get, BF16))
+    return ["no", "bf16"] if bf16 else ["no"]
+
+
+def pick_precision(requested="auto"):
+    """One of `precisions`. "auto": the launcher's unless "no", else the best. UserError."""
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" also if it was told nothing
+    flag, wanted = "--mixed_precision", requested
+    if requested == "auto":
+        flag, wanted = "the launcher's mixed_precision", told if told != "no" else precisions()[-1]
+    if wanted not in precisions():
+        possible = f"{describe()} computes {', '.join(precisions())}"
+        raise UserError(f"{flag} {wanted}: {possible}; leave it out for the best of them")
+    return wanted
+
+
+def describe():
+    """For example "AMD EPYC" or "NVIDIA H100"."""
+    kind = pick_device().type
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    name = torch.cpu.get_capabilities().get("cpu_name") if kind == "cpu" else None
+    return name or f"{kind} ({platform.processor() or platform.machine()})"

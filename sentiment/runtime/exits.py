@@ -1,0 +1,68 @@
+"""How a script ends: exit codes, one line for every failure, signals."""
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+from accelerate.utils.memory import should_reduce_batch_size
+
+from sentiment.errors import RunError, Stopped, UserError, first_line
+
+SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
+
+
+def script(main):
+    """Make `main(argv=None)` end with an exit code, and one line on stderr unless it is a bug."""
+
+    @functools.wraps(main)
+    def run(argv=None):
+        handle_signals(stop)
+        try:
+            return main(argv)
+        except UserError as error:
+            message, code = error, 2
+        except (RunError, OSError) as error:
+            message, code = error, 1
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not should_reduce_batch_size(error):
+                raise
+            message, code = f"out of memory: {first_line(error)}", 1
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
+        except Stopped as error:
+            message, code = error, error.code
+        handle_signals(signal.SIG_IGN if code > 128 else signal.SIG_DFL)
+        name, rank = os.path.basename(main.__code__.co_filename), os.environ.get("RANK", "0")
+        if rank != "0":  # rank 0 mostly says the same, and the launcher then ends this one
+            time.sleep(5)
+            name += f": process {rank}"
+        print(f"{name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+        raise SystemExit(code)
+
+    return run
+
+
+def stop(number, frame):
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped([number])
+
+
+def handle_signals(handler):
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # Python allows it in the main thread only
+    return {number: signal.signal(number, handler) for number in SIGNALS}
+
+
+@contextmanager
+def stop_flag():
+    """A list of the signals received within the block; later ones do not disturb shutdown."""
+    received = []
+    before = handle_signals(lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if received else handler)

@@ -1,0 +1,123 @@
+"""A run folder's life: may it be used, its lock, status.json."""
+
+import json
+import os
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock  # a dependency of torch, datasets and huggingface_hub
+
+from sentiment import checkpoint, distributed, files
+from sentiment.errors import Stopped, UserError, first_line
+from sentiment.run import Run
+from sentiment.runtime.log import read_log
+
+RECORDS = ("status.json", "run.json", "log.jsonl", "metrics.json", "README.md", "predictions.csv")
+PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
+MODEL = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+FINISHED = -1
+
+
+def check(args):
+    """train.py's --output_dir. Raises UserError if the run may not write there."""
+    folder = Path(args.output_dir)
+    check_writable(folder)
+    check_unused(folder, args.overwrite_output_dir, args.resume)
+    for name in (args.model_name_or_path, args.dataset_name):
+        path = Path(name)
+        if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
+            refuse(folder, f"{name} is in it; choose another folder")
+    return folder
+
+
+def check_writable(folder):
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if there.is_dir() else "is a file"
+        refuse(folder, f"{there} {reason}; choose another folder")
+
+
+def check_unused(folder, overwrite, resume):
+    """Raise UserError if `folder` holds a run or a model, unless a flag allows it."""
+    names = checkpoint.FOLDER, *RECORDS, *MODEL
+    held = next((name for name in names if (folder / name).exists()), None)
+    if held and not overwrite and not (resume and held in (checkpoint.FOLDER, "status.json")):
+        way = "choose another folder, or add --resume or --overwrite_output_dir"
+        refuse(folder, f"holds {held} of another run; {way}")
+
+
+def refuse(folder, reason):
+    raise UserError(f"--output_dir {folder}: {reason}") from None
+
+
+@contextmanager
+def locked(folder):
+    """Let no other run write into `folder`, or raise UserError. A lock dies with its process."""
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        refuse(folder, "another run is writing there; choose another folder")
+    try:
+        yield
+    finally:
+        if os.name != "nt":  # where an open file cannot be removed
+            with suppress(OSError):  # a read-only folder: the first error says more
+                (folder / ".lock").unlink()
+        lock.release()
+
+
+@contextmanager
+def open_run(run, accelerator):
+    """Start a run in its --output_dir, or resume it. Yields the steps done so far, or FINISHED.
+
+    status.json says how the block ended; the main process writes it. UserError or RunError: the run
+    cannot start or resume.
+    """
+    if not accelerator.is_main_process:
+        yield distributed.broadcast(accelerator, 0)
+        return
+    folder, resume, step = Path(run.settings["output_dir"]), run.settings["resume"], 0
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        check_unused(folder, run.settings["overwrite_output_dir"], resume)
+        if resume and (files.read_json(folder / "status.json") or {}).get("status") == "finished":
+            if before := Run.read(folder):
+                run.check_resumes(before.identity())
+            files.remove(folder / checkpoint.FOLDER)  # a kill may have left it
+            print(f"the run in {folder} is finished: nothing is left to do")
+            yield distributed.broadcast(accelerator, FINISHED)
+            return
+        if resume:
+            step = checkpoint.newest(folder, run)
+            print(f"resume    after step {step}" if step else "resume    no checkpoint yet")
+        write_status(folder, "running")
+        clear(folder, step)
+        run.write(folder)
+        try:
+            yield distributed.broadcast(accelerator, step)
+        except BaseException as error:
+            status = "preempted" if isinstance(error, Stopped) else "failed"
+            write_status(folder, status, reason=first_line(error))
+            raise
+        write_status(folder, "finished")
+        files.remove(folder / checkpoint.FOLDER)  # last: a killed run is finished or can resume
+
+
+def clear(folder, step):
+    """Clear the folder for a new run, or cut the log back to a resumed `step`."""
+    for path in folder.glob(".tmp-*"):
+        files.remove(path)
+    if step:  # the evaluation after this step is made again
+        kept = [entry for entry in read_log(folder) if entry["step"] < step + ("loss" in entry)]
+        lines = "".join(json.dumps(entry) + "\n" for entry in kept)
+        files.write_text(folder / "log.jsonl", lines)
+        return
+    for name in (checkpoint.FOLDER, "trackers", *RECORDS[1:], *MODEL, *PICTURES):
+        files.remove(folder / name)
+
+
+def write_status(folder, status, **more):
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    files.write_json(folder / "status.json", {"status": status, "time": now, **more})

@@ -1,0 +1,40 @@
+"""Join the processes that a launcher started, on one machine or several."""
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
+
+from sentiment.errors import RunError, UserError, first_line
+from sentiment.runtime import device
+from sentiment.runtime.log import pick_tracker
+
+TIMEOUT = timedelta(hours=2)  # the main process may have a model to download
+
+
+def start(precision, tracker="none", folder=None):
+    """This process's Accelerator. UserError: the launch cannot be right; RunError: it failed."""
+    if "WORLD_SIZE" not in os.environ:
+        if "MASTER_ADDR" in os.environ:
+            way = "accelerate launch --multi_gpu --num_processes N starts N, on CPUs too"
+            raise UserError(f"the launcher started one of several processes; {way}")
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            raise UserError("srun alone does not connect processes; use cluster/train.sbatch")
+    # torchrun (2.13) keeps one store for all attempts; processes restarted here need a new one.
+    environ, attempt = os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if attempt and environ["LOCAL_WORLD_SIZE"] == environ["WORLD_SIZE"]:
+        environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        environ["MASTER_PORT"] = str(int(environ["MASTER_PORT"]) + attempt)
+    options = {"log_with": pick_tracker(tracker), "project_dir": folder}
+    options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=TIMEOUT)]
+    cpu = not torch.accelerator.is_available()
+    try:
+        accelerator = Accelerator(cpu=cpu, mixed_precision=precision, **options)
+    except RuntimeError as error:
+        raise RunError(f"could not connect the processes: {first_line(error)}") from error
+    device.set_up()  # after Accelerate, which sets the threads as well
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(f"{accelerator.distributed_type.value} is not supported; use MULTI_GPU")
+    return accelerator
