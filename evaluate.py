@@ -196,7 +196,7 @@ def main(argv=None):
     # --- Score, in train.py's precision, so that its numbers come out again.
     known = run and run.precision in device.precisions()
     precision = run.precision if known else device.pick_precision()
-    packing.install(classifier.to(accelerator.device), precision)
+    packing.install(device.place(classifier, accelerator.device), precision)
     logits = inference.shared_logits(accelerator, classifier, encoded, precision)
     accelerator.end_training()  # the rest takes the main process alone
     if not accelerator.is_main_process:

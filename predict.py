@@ -184,7 +184,7 @@ def load(args):
     device.set_up()
     precision = device.pick_precision()
     tokenizer, classifier = trial.load_trained(args.model_name_or_path, args.revision)
-    packing.install(classifier.to(device.pick_device()), precision)
+    packing.install(device.place(classifier, device.pick_device()), precision)
     return tokenizer, classifier, precision
 
 

@@ -156,19 +156,24 @@ def accumulate_gradients(settings, accelerator, classifier, train_set, batch, st
         try:
             for ids, inputs in inference.passes(classifier, train_set.ids, mine, max_tokens):
                 targets = torch.tensor([train_set.labels[i] for i in ids], device=loss.device)
-                with accelerator.autocast():
-                    logits = classifier(**inputs).logits.float()
-                # Sum here, divide once by the size of the global batch: exact for a short last
-                # batch, uneven shares and any micro-batches.
-                part = torch.nn.functional.cross_entropy(
-                    logits, targets, reduction="sum", label_smoothing=smoothing
-                )
-                accelerator.backward(part / len(batch))
-                loss += part.detach() / len(batch)
+                loss += backward(accelerator, classifier, inputs, targets, len(batch), smoothing)
             return loss, max_tokens
-        except RuntimeError as error:  # out of memory: the step starts again with half the budget
-            longest = max(lengths[i] for i in mine)
-            max_tokens = inference.smaller_budget(error, max_tokens, longest)
+        except RuntimeError as error:  # out of memory, for example: start the step again
+            max_tokens = inference.recover(error, max_tokens, max(lengths[i] for i in mine))
+
+
+def backward(accelerator, classifier, inputs, targets, batch_size, smoothing):
+    """Add the gradients of one micro-batch. Returns its part of the loss."""
+    with accelerator.autocast():
+        logits = classifier(**inputs).logits.float()
+    # Sum here, divide once by the size of the global batch: exact for a short last batch, uneven
+    # shares and any micro-batches.
+    total = torch.nn.functional.cross_entropy(
+        logits, targets, reduction="sum", label_smoothing=smoothing
+    )
+    loss = total / batch_size
+    accelerator.backward(loss)
+    return loss.detach()
 
 
 def check_finite(loss, norm, scaler, step, rows):
@@ -212,7 +217,7 @@ def main(argv=None):
         tokenizer, classifier, commit, digest = load_model(args, labels)
     train_set = model.encode_reviews(tokenizer, train_reviews, labels)
     test_set = model.encode_reviews(tokenizer, test_reviews, labels)
-    packing.install(classifier.to(accelerator.device), precision)
+    packing.install(device.place(classifier, accelerator.device), precision)
 
     # --- Describe: settings with defaults filled in, data, model and machine, for run.json.
     steps_per_epoch = math.ceil(len(train_set.ids) / args.train_batch_size)

@@ -3,6 +3,8 @@
     python benchmarks/speed.py                          DistilBERT's shape, training and prediction
     python benchmarks/speed.py --shape minilm --rounds 5
 
+NVIDIA GPUs are measured by gpu.py.
+
 Each contestant runs in a process of its own, and the contestants take turns in every round, since
 machines are shared and noisy; the table gives medians over the rounds. The weights are random, the
 lengths of the texts those of IMDb reviews (log-normal, median 215 tokens, cut at 512). A training
@@ -20,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -99,8 +100,11 @@ def matrix_product_peak(precision):
 # --- The contestants in training; each returns [(real tokens, seconds)], one for every step
 
 
-def plain_loop(model, folder):
-    """What the example scripts do: fp32, random batches, padding to the longest of the batch."""
+def plain_loop(model, folder, batch_size=BATCH, limit=math.inf):
+    """What the example scripts do: fp32, random batches, padding to the longest of the batch.
+
+    limit: seconds after which no more steps are made.
+    """
     from accelerate import Accelerator
     from datasets import load_dataset
 
@@ -113,7 +117,7 @@ def plain_loop(model, folder):
     )
     data = data.rename_column("label", "labels")
     collate = transformers.DataCollatorWithPadding(tokenizer)
-    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, collate_fn=collate)
+    loader = torch.utils.data.DataLoader(data, batch_size, shuffle=True, collate_fn=collate)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=5e-5)
     classifier, optimizer, loader = accelerator.prepare(classifier, optimizer, loader)
     classifier.train()
@@ -127,10 +131,12 @@ def plain_loop(model, folder):
         now = time.perf_counter()
         times.append((int(batch["attention_mask"].sum()), now - started))
         started = now
+        if sum(seconds for _, seconds in times) > limit:
+            break
     return times
 
 
-def trainer(model, folder):
+def trainer(model, folder, batch_size=BATCH, limit=math.inf):
     """Trainer with its best flags: native 16 bits, batches grouped by length, fused AdamW."""
     from datasets import load_dataset
 
@@ -151,17 +157,19 @@ def trainer(model, folder):
         def on_train_begin(self, *_, **__):
             self.started = time.perf_counter()
 
-        def on_step_end(self, *_, **__):
+        def on_step_end(self, _, __, control, **___):
             now = time.perf_counter()
             times.append((tokens[len(times)], now - self.started))
             self.started = now
+            if sum(seconds for _, seconds in times) > limit:
+                control.should_training_stop = True
 
     precision = device.pick_precision()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = transformers.TrainingArguments(
             scratch,
             num_train_epochs=1,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=batch_size,
             use_cpu=device.pick_device().type == "cpu",
             bf16=precision == "bf16",
             fp16=precision == "fp16",
@@ -234,7 +242,6 @@ def contest(contestants, folder, rounds):
     results = {name: [] for name in contestants}
     for number in range(rounds):
         for name, words in contestants.items():
-            gpu = GpuMemory()
             done = subprocess.run(
                 [sys.executable, __file__, "--folder", folder, "--contestant", *words],
                 capture_output=True,
@@ -244,34 +251,11 @@ def contest(contestants, folder, rounds):
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr}")
             units, seconds, peak = json.loads(done.stdout.splitlines()[-1])
-            results[name].append((units, seconds, gpu.stop() or peak))
+            results[name].append((units, seconds, peak))
             print(
                 f"round {number + 1}: {name}: {units / seconds:,.1f}/s", file=sys.stderr, flush=True
             )
     return results
-
-
-class GpuMemory:
-    """The most memory used on the GPU since it was made, sampled; nothing without a GPU."""
-
-    def __init__(self):
-        self.before = self.most = 0
-        self.done = threading.Event()
-        if torch.cuda.is_available():
-            self.before = self.used()
-            threading.Thread(target=self.watch, daemon=True).start()
-
-    def used(self):
-        free, total = torch.cuda.mem_get_info()
-        return total - free
-
-    def watch(self):
-        while not self.done.wait(0.05):
-            self.most = max(self.most, self.used())
-
-    def stop(self):
-        self.done.set()
-        return max(0, self.most - self.before)
 
 
 def run_contestant(folder, name, attention, *more):
@@ -334,6 +318,8 @@ def main():
     if args.contestant:
         run_contestant(args.folder, *args.contestant)
         return
+    if device.pick_device().type == "cuda":
+        parser.exit(2, "speed.py: gpu.py measures this GPU; CUDA_VISIBLE_DEVICES= hides it\n")
     device.set_up()
     precision = device.pick_precision()
     with tempfile.TemporaryDirectory() as folder:

@@ -2,8 +2,8 @@
 
     checkpoints/step-00000063-<SHA-256 of the file>.safetensors
 
-It holds the weights and AdamW's state; its header the step, token budgets, fp16's scaler and the
-run's identity. Data order, learning rate and dropout follow from the settings and the step.
+It holds the weights and AdamW's state; its header the step, token budgets, fp16's scaler, the run's
+identity and machine. Data order, learning rate and dropout follow from the settings and the step.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sentiment import distributed, files
-from sentiment.errors import RunError, UserError
+from sentiment.errors import RunError
+from sentiment.run import differences
 
 FOLDER, KEPT = "checkpoints", 2
 
@@ -44,22 +45,21 @@ def header(path):
 def newest(folder, run):
     """The step of the newest whole checkpoint, 0 without any. Removes newer ones.
 
-    RunError: all are damaged; UserError: other settings, or an older version.
+    RunError: all are damaged; UserError: other settings.
     """
     for stale in (folder / FOLDER).glob(".tmp-*"):
         files.remove(stale)
     damaged = []
     for path in found(folder):
-        if path.is_dir():
-            old = f"{path} was written by an older version"
-            raise UserError(f"--resume: {old}; finish the run with that, or start anew")
         if is_whole(path):
             state = header(path)
             run.check_resumes(state["identity"])
+            if other := differences(run.machine(), state.get("machine", run.machine())):
+                print(f"note      not the same bits from here on: {', '.join(other)}")
             for newer in damaged:
                 files.remove(newer)
             return state["step"]
-        print(f"checkpoint {path} is damaged", flush=True)
+        print(f"checkpoint {path} is damaged")
         damaged.append(path)
     if damaged:
         raise RunError(f"{damaged[-1]} and all newer ones are damaged; start anew")
@@ -85,6 +85,7 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
             tensors[f"model/{name}"] = buffer.clone()  # some share memory, which a file cannot
         asked = run.settings["max_tokens_per_device"]
         state = {"step": step, "identity": run.identity(), "asked": asked, "max_tokens": budgets}
+        state["machine"] = run.machine()
         state["scaler"] = accelerator.scaler and accelerator.scaler.state_dict()
         files.sync(folder / "log.jsonl")  # the log must reach the newest checkpoint
         write(folder / FOLDER / f"step-{step:08d}", tensors, state)

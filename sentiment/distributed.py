@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sentiment.errors import RunError
+from sentiment.errors import RunError, is_out_of_memory
 
 
 @contextmanager
@@ -24,9 +24,11 @@ def main_process_first(accelerator):
 def peer_lost():
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        # This rank's own: GPU kernels report errors late.
+        own = isinstance(error, torch.AcceleratorError) or "Cuda failure" in str(error)
+        if own or is_out_of_memory(error):
+            raise
         raise RunError("another process exited; see its output for the reason") from error
 
 

@@ -23,6 +23,14 @@ class Stopped(BaseException):
         self.code = 130 if received and received[0] == signal.SIGINT else 143
 
 
+def is_out_of_memory(error):
+    """Whether memory ran out, a GPU's or the machine's."""
+    # They have no type in common.
+    texts = "out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"
+    said = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return said or isinstance(error, MemoryError)
+
+
 def first_line(error):
     """The first line of an exception's message, or its type if it has none."""
     lines = (line.strip() for line in str(error).splitlines())

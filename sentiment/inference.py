@@ -1,12 +1,14 @@
 """Forward passes: token ids -> logits, for train.py, evaluate.py and predict.py."""
 
+import os
 import sys
+import traceback
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 from sentiment import batches, distributed
-from sentiment.errors import RunError, Stopped, first_line
+from sentiment.errors import RunError, Stopped, first_line, is_out_of_memory
 from sentiment.fast import packing
 
 
@@ -34,7 +36,9 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     max_tokens = max_tokens or token_budget(model)
     result = torch.empty(len(ids), model.config.num_labels)
     remaining = set(range(len(ids)))
-    with autocast(model.device, precision):  # around all passes: weights are cast once
+    # around all passes: weights are cast once
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
         while remaining:
             try:
                 for group, inputs in passes(model, ids, sorted(remaining), max_tokens):
@@ -43,7 +47,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
                     advance(len(group))
             except RuntimeError as error:
                 longest = max(len(ids[i]) for i in remaining)
-                max_tokens = smaller_budget(error, max_tokens, longest)
+                max_tokens = recover(error, max_tokens, longest)
     if not torch.isfinite(result).all():
         raise RunError("the logits are not finite: the weights are damaged, or training diverged")
     return result
@@ -77,23 +81,24 @@ def token_budget(model):
     return max(512, 16384 * 768 // getattr(model.config, "hidden_size", 768))
 
 
-def smaller_budget(error, max_tokens, longest):
-    """Half of `max_tokens` if `error` says that memory ran out, else raises it again.
+def recover(error, max_tokens, longest):
+    """The token budget for another try after `error`: half of it if memory ran out, the same if an
+    operation has no deterministic kernel. Raises any other error.
 
     RunError: not even one review of `longest` tokens fitted.
     """
-    if not should_reduce_batch_size(error):
+    if "does not have a deterministic implementation" in str(error):
+        torch.use_deterministic_algorithms(False)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{str(error).split()[0]} is not deterministic: runs may differ", file=sys.stderr)
+        return max_tokens
+    if not is_out_of_memory(error):
         raise error
     if max_tokens <= longest:
         reason = f"out of memory with one review of {longest} tokens"
         raise RunError(f"{reason}: {first_line(error)}") from error
+    traceback.clear_frames(error.__traceback__)  # they hold activations
+    clear_device_cache()
     max_tokens //= 2
-    message = f"out of memory: going on with at most {max_tokens} tokens in a pass"
-    print(message, file=sys.stderr, flush=True)
+    print(f"out of memory: going on with at most {max_tokens} tokens in a pass", file=sys.stderr)
     return max_tokens
-
-
-def autocast(device, precision):
-    """Context in which matrix products run in `precision`."""
-    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)

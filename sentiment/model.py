@@ -13,7 +13,7 @@ from transformers.utils import logging
 from sentiment import files
 from sentiment.errors import UserError
 
-DEFAULT_FOLDER = "outputs/model"  # of all scripts
+DEFAULT_FOLDER = "outputs/model"
 HTML_BREAKS = r"(?i:<br\s*/?>\s*)+"
 ATTENTION_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob")  # DistilBERT's, BERT's
 LOADING = {  # for from_pretrained of a classifier
@@ -37,7 +37,6 @@ def config_for_training(folder, labels, attention_dropout=None):
     config = AutoConfig.from_pretrained(
         folder,
         trust_remote_code=False,
-        num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={name: i for i, name in enumerate(labels)},
         problem_type="single_label_classification",

@@ -10,6 +10,9 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import torch
+from torch.utils import collect_env
+
 from sentiment import files
 from sentiment.errors import UserError
 
@@ -33,8 +36,18 @@ def git_commit():
 
 
 def versions():
-    python = {"python": platform.python_version()}
-    return python | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found = {"python": platform.python_version()}
+    found |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    if torch.cuda.is_available():
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        found["driver"] = collect_env.get_nvidia_driver_version(collect_env.run)
+    return found
+
+
+def differences(now, was):
+    """For example ["seed 2 (was 1)"]."""
+    changed = [name for name in now if now[name] != was.get(name)]
+    return [f"{name} {now[name]} (was {was.get(name)})" for name in changed]
 
 
 @dataclass
@@ -96,13 +109,18 @@ class Run:
         settings |= {"dataset_name": reviews, "model_name_or_path": self.model_sha256}
         return {**settings, "mixed_precision": self.precision}
 
+    def machine(self):
+        """What decides the last bits besides the identity."""
+        hardware = {"device": self.device, "processes": self.processes, "threads": self.threads}
+        return hardware | self.versions
+
     def check_resumes(self, was):
         """Raise UserError unless this run may continue one with the identity `was`."""
-        now, contents = self.identity(), ("dataset_name", "model_name_or_path")
-        other = [name for name in now if now[name] != was.get(name)]
-        named = [name for name in other if name not in contents]
-        changed = [f"{name} {now[name]} (was {was.get(name)})" for name in named]
+        now = self.identity()
+        contents = {name: now.pop(name) for name in ("dataset_name", "model_name_or_path")}
+        changed = differences(now, was)
         if not changed:  # another seed, for example, explains other reviews by itself
+            other = [name for name in contents if contents[name] != was.get(name)]
             changed = [f"{name} {self.settings[name]} (had other contents)" for name in other]
         if changed:
             differ = f"settings differ from the run's: {', '.join(changed)}"

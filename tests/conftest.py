@@ -1,8 +1,9 @@
 """No test needs a network, or writes outside pytest's temporary folders and one for the libraries'
-caches.
+caches. GPUs are hidden, except from `python -m pytest -m gpu`.
 """
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,21 @@ os.environ["OMP_NUM_THREADS"] = (
 )
 
 import tiny  # noqa: E402  (it imports the libraries)
+import torch  # noqa: E402
+
+
+def pytest_configure(config):
+    """Runs before CUDA starts: importing the libraries does not start it."""
+    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        # Runs set it too late for a process that has multiplied matrices: torch reads it once.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU, and `python -m pytest -m gpu`, which does not hide it")
 
 
 @pytest.fixture(scope="session")

@@ -254,17 +254,6 @@ def test_every_byte_of_a_checkpoint_counts(tmp_path, broken):
         other.rename(path)
 
 
-def test_a_checkpoint_of_an_older_version_is_refused(tmp_path, distilbert, reviews, refusal):
-    old = tmp_path / "run" / "checkpoints" / "step-00000004"
-    old.mkdir(parents=True)
-    (old / "manifest.json").write_text("{}")
-    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "mixed_precision": "no"}
-    given |= {"output_dir": tmp_path / "run", "resume": True}
-    line = refusal(script.main, tiny.flags(**given))
-    assert f"{old} was written by an older version" in line
-    assert (old / "manifest.json").exists()
-
-
 class Alone:
     """Stands in for the Accelerator of a run of one process."""
 
@@ -403,6 +392,25 @@ def test_the_token_budget_in_force_is_kept(tmp_path, distilbert, reviews, broken
     monkeypatch.setattr(inference, "passes", lambda *args: (budgets.add(args[3]), passes(*args))[1])
     tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)
     assert budgets == {20}
+
+
+def test_another_machine_or_other_libraries_are_noted(
+    tmp_path, distilbert, reviews, broken, undisturbed, capfd
+):
+    folder = shutil.copytree(broken, tmp_path / "run")
+    assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == undisturbed
+    assert "not the same bits" not in capfd.readouterr().out
+    folder = shutil.copytree(broken, tmp_path / "elsewhere")
+    path = checkpoint.found(folder)[0]
+    state, tensors = checkpoint.header(path), load_file(path)
+    path.unlink()
+    now = state["machine"]
+    before = {**now, "device": "NVIDIA T4", "torch": "2.9.0"}
+    checkpoint.write(path.with_name(path.name[:13]), tensors, {**state, "machine": before})
+    tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)
+    [note] = [line for line in capfd.readouterr().out.splitlines() if line.startswith("note")]
+    wanted = f"device {now['device']} (was NVIDIA T4), torch {now['torch']} (was 2.9.0)"
+    assert note == f"note      not the same bits from here on: {wanted}"
 
 
 def test_a_finished_run_says_so_and_changes_nothing(

@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 import shutil
+import weakref
 
+import accelerate
 import pytest
 import tiny
 import torch
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 import evaluate
 import predict
 import train as script
-from sentiment import batches
+from sentiment import batches, inference
 from sentiment.errors import UserError
 from sentiment.fast import packing
 
@@ -214,6 +216,24 @@ def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
     assert losses[1] == close(losses[0])
     assert_same_metrics(*runs)
     assert tiny.read(runs[1], "run.json")["settings"]["max_tokens_per_device"] == 60
+
+
+def test_the_graph_of_a_failed_pass_is_freed_before_the_next(
+    tmp_path, distilbert, reviews, monkeypatch
+):
+    """It fails where the most memory is in use: in the backward pass."""
+    backward, failed, left = accelerate.Accelerator.backward, [], []
+
+    def failing(self, loss):
+        if failed:
+            return backward(self, loss)
+        failed.append(weakref.ref(loss))
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(accelerate.Accelerator, "backward", failing)
+    monkeypatch.setattr(inference, "clear_device_cache", lambda: left.append(failed[0]()))
+    tiny.train(distilbert, reviews, tmp_path / "run", num_train_epochs=1)
+    assert left == [None]
 
 
 def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeypatch):

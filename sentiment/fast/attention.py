@@ -56,12 +56,11 @@ def by_kernel(query, key, value, layout, scaling):
     from torch.nn.attention.varlen import varlen_attn  # slow to import
 
     starts, longest = layout.starts, layout.longest
-    query_starts, most_queries = starts, longest
+    where = starts, starts, longest, longest
     if len(query) < len(key):  # first tokens only
-        query_starts = torch.arange(len(starts), dtype=torch.int32, device=starts.device)
-        most_queries = 1
-    ends = query_starts, starts, most_queries, longest
-    return varlen_attn(query, key, value, *ends, scale=scaling)
+        each = torch.arange(len(starts), dtype=torch.int32, device=query.device)
+        where = each, starts, 1, longest
+    return varlen_attn(query, key, value, *where, scale=scaling)
 
 
 def by_review(query, key, value, groups, dropout):

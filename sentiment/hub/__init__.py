@@ -1,4 +1,4 @@
-"""Room 2, the outside world: the Hugging Face Hub, and models that nobody vouches for.
+"""Room 2, the outside world: the Hub, and models that nobody vouches for.
 
-You do not need this to understand training: it turns what goes wrong outside into one line.
+You do not need this to understand training.
 """

@@ -37,7 +37,7 @@ def hub_answers():
     try:
         return get_session().head(constants.ENDPOINT).status_code < 500
     except Exception:  # no route, no address, a bad HF_ENDPOINT: they have no type in common
-        return False  # the cache is used, and what it lacks is named
+        return False
 
 
 def with_timeout(ask):

@@ -70,6 +70,5 @@ def push(folder, repo_id):
             if wait is None or not (lost or status in (408, 429) or (status or 0) >= 500):
                 again = f"nothing is lost here; push again: python {shlex.join(sys.argv)}"
                 raise RunError(f"not pushed to {repo_id}: {first_line(reason)}; {again}") from error
-            reason = f"{constants.ENDPOINT}: {first_line(reason)}"
-            print(f"{reason}; retrying in {wait} s", file=sys.stderr)
+            print(f"{constants.ENDPOINT}: {first_line(reason)}; again in {wait} s", file=sys.stderr)
             time.sleep(wait)

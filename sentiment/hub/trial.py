@@ -19,9 +19,7 @@ TEXT = "A 🙂 \U0010ffff"  # with characters outside any vocabulary
 
 @contextmanager
 def loading(name, revision="main"):
-    """Yield the folder of a model, whose files have been looked at. Whatever it makes the libraries
-    raise within the block becomes a UserError.
-    """
+    """Yield a model's folder after `untrusted.check`. What fails in the block is a UserError."""
     folder = Path(name)
     if folder.is_file():
         raise UserError(f"{name}: a file; the folder of a model is needed, or a Hub id")

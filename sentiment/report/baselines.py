@@ -27,10 +27,8 @@ def compare(train_texts, train_labels, test_texts, test_labels, predictions, nam
     for name, baseline in BASELINES.items():
         guesses = baseline.fit(train_texts, train_labels).predict(test_texts)
         right = guesses == labels
-        model_only, other_only = (
-            int((model_right & ~right).sum()),
-            int((right & ~model_right).sum()),
-        )
+        model_only = int((model_right & ~right).sum())
+        other_only = int((right & ~model_right).sum())
         limits = intervals.paired_difference(model_only, other_only, len(labels))
         result[name] = {
             "accuracy": float(accuracy_score(labels, guesses)),

@@ -12,7 +12,6 @@ from sentiment.run import command
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 EXAMPLES = ["A gripping, funny film.", "Two hours I will never get back."]
-EXAMPLES += ["Not as bad as they say, but far too long."]
 APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
 
 

@@ -9,13 +9,11 @@ import torch
 
 from sentiment.errors import UserError
 
-BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch calls them
+BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 def pick_device():
-    # current_accelerator() of a CUDA build names cuda even without a GPU.
-    there = torch.accelerator.is_available()
-    return torch.accelerator.current_accelerator() if there else torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def set_up():
@@ -31,6 +29,18 @@ def set_up():
         linux = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def place(model, device):
+    """Move a model to its device. A GPU then computes deterministically, and without cuDNN's
+    attention, which plans anew for every shape.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read at the first matrix product
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid
+    return model.to(device)
 
 
 def precisions():

@@ -8,9 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from accelerate.utils.memory import should_reduce_batch_size
-
-from sentiment.errors import RunError, Stopped, UserError, first_line
+from sentiment.errors import RunError, Stopped, UserError, first_line, is_out_of_memory
 
 SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
 
@@ -28,7 +26,7 @@ def script(main):
         except (RunError, OSError) as error:
             message, code = error, 1
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
             message, code = f"out of memory: {first_line(error)}", 1
         except KeyboardInterrupt:
@@ -37,7 +35,7 @@ def script(main):
             message, code = error, error.code
         handle_signals(signal.SIG_IGN if code > 128 else signal.SIG_DFL)
         name, rank = os.path.basename(main.__code__.co_filename), os.environ.get("RANK", "0")
-        if rank != "0":  # rank 0 mostly says the same, and the launcher then ends this one
+        if rank != "0":  # rank 0 mostly says the same
             time.sleep(5)
             name += f": process {rank}"
         print(f"{name}: error: {' '.join(str(message).split())}", file=sys.stderr)

@@ -72,8 +72,7 @@ def locked(folder):
 def open_run(run, accelerator):
     """Start a run in its --output_dir, or resume it. Yields the steps done so far, or FINISHED.
 
-    status.json says how the block ended; the main process writes it. UserError or RunError: the run
-    cannot start or resume.
+    status.json says how the block ended. UserError or RunError: the run cannot start or resume.
     """
     if not accelerator.is_main_process:
         yield distributed.broadcast(accelerator, 0)

@@ -1,6 +1,7 @@
 """Join the processes that a launcher started, on one machine or several."""
 
 import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -14,6 +15,18 @@ from sentiment.runtime.log import pick_tracker
 TIMEOUT = timedelta(hours=2)  # the main process may have a model to download
 
 
+def check_gpus():
+    """Raise UserError for more processes than GPUs; print a line if one of several is used."""
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    one_each = gpus == 1 and os.environ.get("CUDA_VISIBLE_DEVICES")  # by srun
+    if processes > gpus > 0 and not one_each:
+        way = "start one for each, or hide the GPUs by CUDA_VISIBLE_DEVICES="
+        raise UserError(f"{processes} processes on a machine with GPUs: {gpus}; {way}")
+    if gpus > 1 == int(os.environ.get("WORLD_SIZE", 1)):
+        way = f"accelerate launch --multi_gpu --num_processes {gpus} SCRIPT uses all"
+        print(f"1 of {gpus} GPUs is used; {way}", file=sys.stderr)
+
+
 def start(precision, tracker="none", folder=None):
     """This process's Accelerator. UserError: the launch cannot be right; RunError: it failed."""
     if "WORLD_SIZE" not in os.environ:
@@ -22,6 +35,7 @@ def start(precision, tracker="none", folder=None):
             raise UserError(f"the launcher started one of several processes; {way}")
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             raise UserError("srun alone does not connect processes; use cluster/train.sbatch")
+    check_gpus()
     # torchrun (2.13) keeps one store for all attempts; processes restarted here need a new one.
     environ, attempt = os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if attempt and environ["LOCAL_WORLD_SIZE"] == environ["WORLD_SIZE"]:

@@ -1,0 +1,192 @@
+"""A machine with GPUs, as far as a machine without can show it; test_gpu.py shows the rest."""
+
+import os
+import sys
+import weakref
+
+import pytest
+import tiny
+import torch
+
+from sentiment import distributed, inference, run
+from sentiment.errors import RunError, UserError
+from sentiment.runtime import device, launch
+
+
+def test_gpus_are_hidden_unless_asked_for():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
+
+
+class Anywhere:
+    """A model that notes where it is moved to."""
+
+    def to(self, device):
+        self.device = device
+        return self
+
+
+@pytest.fixture
+def placed_on_a_gpu(monkeypatch):
+    """What `place` switches on for a GPU; it is switched off again in the end."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    yield device.place(Anywhere(), torch.device("cuda"))
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_a_gpu_is_deterministic_and_leaves_cudnns_attention_out(placed_on_a_gpu):
+    assert placed_on_a_gpu.device == torch.device("cuda")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_cpu_needs_none_of_that():
+    assert device.place(Anywhere(), torch.device("cpu")).device == torch.device("cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_versions_name_what_computes_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run.collect_env, "get_nvidia_driver_version", lambda _: "570.86.15")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
+    found = run.versions()
+    assert (found["cuda"], found["cudnn"], found["driver"]) == ("13.0", 91900, "570.86.15")
+
+
+def test_an_operation_without_a_deterministic_kernel_trains_without_it(
+    tmp_path, distilbert, reviews, monkeypatch, capfd
+):
+    settings = {"num_train_epochs": 1, "train_batch_size": 8}
+    tiny.train(distilbert, reviews, tmp_path / "usual", **settings)
+    tiny.add_put(monkeypatch)
+    monkeypatch.setattr(
+        device, "place", lambda *given: torch.use_deterministic_algorithms(True) or given[0]
+    )
+    capfd.readouterr()
+    try:
+        tiny.train(distilbert, reviews, tmp_path / "with put", **settings)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert capfd.readouterr().err == "put_ is not deterministic: runs may differ\n"
+    logs = [tiny.read_log(tmp_path / name)[0] for name in ("usual", "with put")]
+    losses = [[step["loss"] for step in log] for log in logs]
+    assert losses[0] == losses[1]  # the step that failed drew its dropout anew
+
+
+OUT_OF_MEMORY = [
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "HIP out of memory. Tried to allocate 2.00 GiB",
+    "MPS backend out of memory (MPS allocated: 5.13 GB)",
+    "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried",
+]
+
+
+@pytest.mark.parametrize("message", OUT_OF_MEMORY)
+def test_every_message_of_memory_that_ran_out_halves_the_budget(message, monkeypatch, capfd):
+    """After the activations are freed and the allocator's cache is emptied."""
+    left = []
+
+    def forward():
+        activations = torch.ones(1)
+        left.append(weakref.ref(activations))
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(inference, "clear_device_cache", lambda: left.append(left[0]()))
+    with pytest.raises(RuntimeError) as raised:
+        forward()
+    assert inference.recover(raised.value, 300, 200) == 150
+    assert left[1] is None
+    with pytest.raises(RunError, match="with one review of 200 tokens"):
+        inference.recover(raised.value, 199, 200)
+    [line] = capfd.readouterr().err.splitlines()
+    assert line == "out of memory: going on with at most 150 tokens in a pass"
+
+
+def test_another_error_is_raised_as_it_is():
+    with pytest.raises(RuntimeError, match="shapes"):
+        inference.recover(RuntimeError("shapes"), 300, 200)
+
+
+class Pair:
+    """Stands in for the Accelerator of one of two processes, whose all-reduce fails."""
+
+    num_processes = 2
+
+    def __init__(self, error):
+        self.error = error
+
+    def reduce(self, tensor, how):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"),
+        torch.distributed.DistBackendError("NCCL error: remote process exited"),
+    ],
+)
+def test_a_lost_process_is_named_as_such(error):
+    with pytest.raises(RunError, match="another process exited"):
+        distributed.all_reduce(Pair(error), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        torch.distributed.DistBackendError("Cuda failure 'unspecified launch failure'"),
+        *map(RuntimeError, OUT_OF_MEMORY),
+    ],
+)
+def test_a_failure_of_this_process_is_not_called_a_lost_process(error):
+    with pytest.raises(RuntimeError) as raised:
+        distributed.all_reduce(Pair(error), torch.zeros(1))
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("processes", "gpus", "visible", "refused", "line"),
+    [
+        (2, 1, None, True, ""),
+        (8, 4, "0,1,2,3", True, ""),
+        (8, 1, "5", False, ""),  # srun has given each process a GPU
+        (2, 0, None, False, ""),
+        (2, 2, None, False, ""),
+        (2, 4, None, False, ""),
+        (1, 1, None, False, ""),
+        (1, 4, None, False, "1 of 4 GPUs is used; accelerate launch --multi_gpu --num_processes 4"),
+    ],
+)
+def test_processes_and_gpus_must_fit(processes, gpus, visible, refused, line, monkeypatch, capfd):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if refused:
+        with pytest.raises(UserError, match=f"{processes} processes .* GPUs: {gpus}; start one"):
+            launch.check_gpus()
+    else:
+        launch.check_gpus()
+    printed = capfd.readouterr().err
+    assert printed.startswith(line) if line else not printed
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_needs_one():
+    done = tiny.process(sys.executable, tiny.ROOT / "benchmarks" / "gpu.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "gpu.py: error: no NVIDIA GPU; speed.py measures a CPU\n"
