@@ -1,9 +1,9 @@
 """Score a fine-tuned model on labelled reviews.
 
 python evaluate.py                                  the test reviews that train.py scored
-python evaluate.py --dataset_name my/reviews.csv    reviews of your own
+python evaluate.py --dataset_name my/reviews.csv    your own reviews
 python evaluate.py --split validation --max_eval_samples 0
-python evaluate.py --baseline --plots --hub_model_id USER/REPO      and push the model
+python evaluate.py --baseline --plots --hub_model_id USER/REPO      also push the model
 """
 
 import csv
@@ -33,39 +33,39 @@ def parse_args(argv):
     add = parser.add_argument
     help = "folder that train.py wrote, or Hub id"
     add("--model_name_or_path", default=model.DEFAULT_FOLDER, help=help)
-    help = "Hub id, folder or file (default: what the model was trained on)"
+    help = "Hub id, folder or file (default: the one the model was trained on)"
     add("--dataset_name", help=help)
-    add("--split", default="test", help="train, validation or test; a file is all train")
-    default = "(default: as in training; for other data {})"
-    add("--text_column", help=f"column of the texts {default.format('text')}")
-    add("--label_column", help=f"column of the labels {default.format('label')}")
-    help = "a stratified sample; 0: all (default: the reviews that train.py scored)"
+    add("--split", default="test", help="train, validation or test; a file has only train")
+    default = "(default: as in training, {} for other data)"
+    add("--text_column", help=f"name of the text column {default.format('text')}")
+    add("--label_column", help=f"name of the label column {default.format('label')}")
+    help = "stratified sample, 0 for all (default: what train.py scored; all of other data)"
     add("--max_eval_samples", type=number(int, 0), help=help)
-    help = "for metrics.json (default: the model's folder, or outputs/evaluation)"
+    help = "folder for the results (default: the model's, or outputs/evaluation for a Hub id)"
     add("--output_dir", type=Path, help=help)
-    help = "compare with the majority class and a TF-IDF regression on the same reviews"
+    help = "also score the majority class and a TF-IDF logistic regression on the same reviews"
     add("--baseline", action="store_true", help=help)
-    help = "write predictions.csv, the worst first: label errors are there"
+    help = "write predictions.csv, highest loss first: look for label errors at the top"
     add("--predictions", action="store_true", help=help)
-    help = "draw confusion matrix, curves, reliability and training (needs matplotlib)"
+    help = "plot confusion matrix, ROC, precision-recall, calibration, loss (needs matplotlib)"
     add("--plots", action="store_true", help=help)
-    help = "push the model, its scores and a card to this model on the Hub"
+    help = "push the model, its scores and a model card to the Hub"
     add("--hub_model_id", metavar="USER/REPO", help=help)
-    help = "make the repository private, if it is new"
+    help = "create the repository as private"
     add("--private", action="store_true", help=help)
     return parser.parse_args(argv)
 
 
 def load_reviews(args, run):
-    """(reviews to score, the classes of their data set, its name) by the flags and by run.json.
+    """Choose what to score. Returns (reviews, class names of the data set, its name).
 
-    Without a test split, "test" is what training held out of "train", and a file is all "train".
+    Without a test split, "test" is what training held out of "train". A file is all "train".
     """
     settings = run.settings if run else {}
     dataset = args.dataset_name or settings.get("dataset_name")
     if dataset is None:
         reason = f"{args.model_name_or_path} has no run.json that names one"
-        raise UserError(f"--dataset_name: needed, since {reason}")
+        raise UserError(f"--dataset_name is required: {reason}")
     access.connect(dataset)
     same = settings and Path(dataset).resolve() == Path(settings["dataset_name"]).resolve()
     trained_on = settings if same else {}
@@ -80,11 +80,11 @@ def load_reviews(args, run):
     held_out = trained_on and split == "test" and run.reviews["eval"]["split"] == "train"
     split = "train" if one_file or held_out else split
     reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
-    if held_out:  # never score what was trained on, not even under another row number
+    if held_out:  # never score a text that was trained on, even at another row
         seen = set(load_training_reviews(args, run).texts)
         reviews = reviews.without(seen)
     if not reviews:
-        reason = f"{dataset} has no such split, or no review with text and label in it"
+        reason = f"{dataset} has no such split, or no review with a text and a label"
         raise UserError(f"--split {args.split}: {reason}")
     reviews.split = data.HELD_OUT if held_out else args.split
     seed = f"{settings.get('seed', 42)}/test"
@@ -101,12 +101,12 @@ def find_again(name, identity, text_column, label_column):
             return found
     changed = f"the {identity['split']} reviews that run.json names have changed since training"
     train = identity["split"] == "train"
-    way = "leave --baseline out, or give --split train" if train else "give --max_eval_samples"
+    way = "drop --baseline, or use --split train" if train else "use --max_eval_samples"
     raise UserError(f"{name}: {changed}; {way} to score the data set as it is now")
 
 
 def load_training_reviews(args, run):
-    """The very reviews that the model was trained on. Raises UserError if they have changed."""
+    """The reviews that the model was trained on. Raises UserError if they have changed."""
     if not run:
         reason = f"{args.model_name_or_path} has no run.json that names the training reviews"
         raise UserError(f"--baseline: {reason}")
@@ -133,12 +133,12 @@ def class_ids(labels, names, classes):
         if all(label in ids for label in [*labels, *(names if ids is by_id else [])]):
             return [ids[label] for label in labels]
     unknown = ", ".join(sorted(set(labels) - in_any_case.keys())[:5])
-    known = f"{len(classes)} classes, {', '.join(classes)}"
-    raise UserError(f"labels {unknown}: the model knows {known}")
+    known = f"{len(classes)} classes: {', '.join(classes)}"
+    raise UserError(f"labels {unknown} are not among the model's {known}")
 
 
 def write_predictions(path, reviews, labels, logits, classes):
-    """predictions.csv: row, label, prediction, its probability, loss, text; the worst first."""
+    """Write predictions.csv, highest loss first."""
     log_probabilities = logits.double().log_softmax(dim=1)
     confidence, best = log_probabilities.exp().max(dim=1)
     losses = -log_probabilities[range(len(labels)), labels]
@@ -152,7 +152,7 @@ def write_predictions(path, reviews, labels, logits, classes):
 
 
 def check(args):
-    """The folder for metrics.json. Raises UserError for flags that cannot work."""
+    """Returns the output folder. Raises UserError for flags that cannot work."""
     model_folder = Path(args.model_name_or_path)
     default = model_folder if model_folder.is_dir() else Path("outputs/evaluation")
     output_dir = args.output_dir or default
@@ -161,14 +161,14 @@ def check(args):
         way = "pip install matplotlib, or leave --plots out"
         raise UserError(f"--plots: matplotlib is not installed; {way}")
     if args.private and not args.hub_model_id:
-        raise UserError("--private: is about --hub_model_id's repository; give both or neither")
+        raise UserError("--private needs --hub_model_id")
     if args.hub_model_id and os.environ.get("RANK", "0") == "0":
         open_repository(args.hub_model_id, args.private)
     return output_dir
 
 
 def publish(args, run, scores, tokenizer, classifier, output_dir):
-    """Push what was measured, as it is in memory, and nothing else; returns the address."""
+    """Push the scored model, from memory, with its card and plots only. Returns the URL."""
     with tempfile.TemporaryDirectory() as staged:
         model.save(staged, tokenizer, classifier)
         card.write_results(Path(staged), run, scores)
@@ -186,19 +186,19 @@ def main(argv=None):
     accelerator = launch.start("no")  # the precision follows below
     with distributed.main_process_first(accelerator):
         tokenizer, classifier = trial.load_trained(args.model_name_or_path)
-        run = Run.read(model_folder)  # its files have been looked at by now
+        run = Run.read(model_folder)  # its files are checked by now
         reviews, names, dataset = load_reviews(args, run)
         training = load_training_reviews(args, run) if args.baseline else None
     classes = names_of(classifier)
     labels = class_ids(reviews.labels, names, classes)
     encoded, truncated = model.encode(tokenizer, reviews.texts)
 
-    # --- Score, in train.py's precision, so that its numbers come out again.
+    # --- Score, in train.py's precision, to reproduce its numbers.
     known = run and run.precision in device.precisions()
     precision = run.precision if known else device.pick_precision()
     packing.install(device.place(classifier, accelerator.device), precision)
     logits = inference.shared_logits(accelerator, classifier, encoded, precision)
-    accelerator.end_training()  # the rest takes the main process alone
+    accelerator.end_training()  # the main process does the rest alone
     if not accelerator.is_main_process:
         return
 
@@ -222,7 +222,7 @@ def main(argv=None):
         card.write_results(output_dir, run, scores)
     else:  # a README.md without metrics.json is somebody else's
         files.write_json(output_dir / "metrics.json", scores)
-    scored = f"{dataset}, split {reviews.split}, in {precision}, {truncated:,} cut"
+    scored = f"{dataset}, split {reviews.split}, precision {precision}, {truncated:,} truncated"
     print(f"{args.model_name_or_path} on {scored}\n{table(scores)}\nwritten to {output_dir}")
     if args.hub_model_id:
         print(f"pushed to {publish(args, run, scores, tokenizer, classifier, output_dir)}")

@@ -1,4 +1,4 @@
-"""Label texts with a fine-tuned model: those given, or standard input, one text a line.
+"""Label texts with a fine-tuned model: the arguments, or standard input, one text per line.
 
 echo "A gripping, funny film." | python predict.py
 python predict.py "A gripping, funny film." "Two hours I will never get back."
@@ -27,7 +27,7 @@ UNSURE = "unsure"
 
 
 def parse_args(argv):
-    parser = Parser(description="Label texts with a fine-tuned model, one answer a line.")
+    parser = Parser(description="Label texts with a fine-tuned model, one prediction per line.")
     add = parser.add_argument
     add(
         "text",
@@ -40,30 +40,28 @@ def parse_args(argv):
         default=model.DEFAULT_FOLDER,
         help="folder that train.py wrote, or Hub id",
     )
-    add("--revision", default="main", help="of a model on the Hub: branch, tag or commit")
+    add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
     add(
         "--jsonl",
         action="store_true",
-        help="lines are JSON objects; each comes back with label and score",
+        help="input lines are JSON objects; label and score are added to each",
     )
-    add("--text_column", help="field of their texts (default: text)")
+    add("--text_column", help="name of their text field (default: text)")
     formats = (
-        "tsv: label and probability; jsonl: all of them (default: tsv, or with --jsonl the objects)"
+        "tsv: label, probability; jsonl: all probabilities (default: tsv, or the object of --jsonl)"
     )
     add("--output_format", choices=["tsv", "jsonl"], help=formats)
     add(
         "--threshold",
         type=number(float, 0, 1),
         default=0.0,
-        help=f"a probability under it is answered by {UNSURE}",
+        help=f"label as {UNSURE} if the top probability is below this",
     )
     args = parser.parse_args(argv)
     if args.text_column and not args.jsonl:
-        raise UserError(
-            "--text_column: is about the objects that --jsonl reads; give both or neither"
-        )
+        raise UserError("--text_column needs --jsonl")
     if args.text and args.jsonl:
-        raise UserError("--jsonl: is about the lines of standard input; leave it or TEXT out")
+        raise UserError("--jsonl reads standard input; drop --jsonl or TEXT")
     if args.jsonl:
         args.text_column = args.text_column or "text"
     args.output_format = args.output_format or ("fields" if args.jsonl else "tsv")
@@ -71,37 +69,33 @@ def parse_args(argv):
 
 
 def finite(text):
-    """The float that a JSON document spells so. ValueError for NaN and Infinity, which JSON does
-    not know.
-    """
+    """A JSON number as a float. ValueError for NaN and Infinity, which are not JSON."""
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no number in JSON")
+        raise ValueError(f"{text} is not valid JSON")
     return value
 
 
 def parse(line, column):
-    """A JSON object as text -> (the text in its field `column`, the object). Raises ValueError with
-    the reason.
-    """
+    """A line of JSON -> (the text in its field `column`, the object). Raises ValueError."""
     fields = json.loads(line, parse_float=finite, parse_constant=finite)
     if not isinstance(fields, dict):
-        raise ValueError(f"an object with the field {column} is needed")
+        raise ValueError(f"not an object with a field {column}")
     if not isinstance(fields.get(column), str):
-        raise ValueError(f"no string in the field {column}; there are {', '.join(fields)}")
+        raise ValueError(f"no string field {column}; fields: {', '.join(fields)}")
     return fields[column], fields
 
 
 def read(lines, column):
-    """Lists of lines, bytes -> lists of (text, fields); fields: the JSON object that a line is, {}
-    without a `column`.
+    """Lists of lines (bytes) -> lists of (text, fields). fields: the JSON object; {} without a
+    `column`.
 
-    An empty line is an empty text. Raises UserError at a line that `parse` does not take, after
-    what stands before it.
+    An empty line is an empty text. At an invalid line, yields what came before it, then raises
+    UserError.
     """
     number = 0
-    for some in lines:
+    for chunk in lines:
         records = []
-        for line in some:
+        for line in chunk:
             number += 1
             text, fields = line.decode("utf-8", "replace"), {}
             if column and text.strip():
@@ -115,25 +109,24 @@ def read(lines, column):
 
 
 def encode(records, tokenizer, counts):
-    """Lists of (text, fields) -> lists of (token ids, or None for an empty text; fields). `counts`
-    what it meets.
+    """Lists of (text, fields) -> lists of (token ids, or None for an empty text; fields). Counts
+    texts, empty ones and truncated ones in `counts`.
     """
-    for some in records:
-        texts = [
-            text.encode("utf-8", "replace").decode() for text, _ in some
-        ]  # half of a surrogate pair is no text
-        encoded, cut = model.encode(tokenizer, [text for text in texts if text.strip()])
-        counts.update(texts=len(texts), empty=len(texts) - len(encoded), cut=cut)
-        left = iter(encoded)
+    for chunk in records:
+        # Replace lone surrogates.
+        texts = [text.encode("utf-8", "replace").decode() for text, _ in chunk]
+        encoded, truncated = model.encode(tokenizer, [text for text in texts if text.strip()])
+        counts.update(texts=len(texts), empty=len(texts) - len(encoded), truncated=truncated)
+        tokens = iter(encoded)
         yield [
-            (next(left) if text.strip() else None, fields)
-            for text, (_, fields) in zip(texts, some, strict=True)
+            (next(tokens) if text.strip() else None, fields)
+            for text, (_, fields) in zip(texts, chunk, strict=True)
         ]
 
 
 def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
-    """One line. probabilities: a float for each class, none for an empty text, whose label is empty
-    and score 0.
+    """One line of output. probabilities: one float per class; empty for an empty text, which gets
+    an empty label and score 0.
 
     output_format: "tsv", "jsonl", or "fields" for the object `fields` with label and score added.
     """
@@ -143,21 +136,19 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
         label = UNSURE
     if output_format == "tsv":
         return f"{label}\t{score:.4f}"
-    found = {**(fields or {}), "label": label, "score": score}
+    record = {**(fields or {}), "label": label, "score": score}
     if output_format == "jsonl":
-        found["probabilities"] = dict(zip(classes, probabilities, strict=False))
-    return json.dumps(found, ensure_ascii=False)
+        record["probabilities"] = dict(zip(classes, probabilities, strict=False))
+    return json.dumps(record, ensure_ascii=False)
 
 
 def write(lines):
-    """Write and flush; a closed pipe, such as head leaves, ends the script with 141, as it ends
-    other filters.
-    """
+    """Write and flush. A closed pipe, as after `| head`, exits with 141, like other filters."""
     try:
         sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()
     except OSError as error:
-        # What could not be written waits in a buffer, and Python would try again at the end.
+        # Python would try to flush the buffer again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(141) from None
@@ -169,15 +160,19 @@ def prompt():
 
 
 def summary(counts, longest):
-    """For example "10 texts: 2 longer than 512 tokens and cut, 1 empty and without a label"."""
-    words = [f"{counts['cut']:,} longer than {longest} tokens and cut"] if counts["cut"] else []
-    words += [f"{counts['empty']:,} empty and without a label"] if counts["empty"] else []
-    return f"{counts['texts']:,} texts: {', '.join(words)}"
+    """For example "10 texts: 2 truncated to 512 tokens, 1 empty and not labelled"."""
+    notes = []
+    if counts["truncated"]:
+        notes += [f"{counts['truncated']:,} truncated to {longest} tokens"]
+    if counts["empty"]:
+        notes += [f"{counts['empty']:,} empty and not labelled"]
+    texts = "1 text" if counts["texts"] == 1 else f"{counts['texts']:,} texts"
+    return f"{texts}: {', '.join(notes)}"
 
 
 def load(args):
-    """(tokenizer, classifier where it computes, precision)."""
-    # oneDNN and torch keep a kernel for each shape. 128 are as fast as the default of 1,024, which
+    """Returns (tokenizer, classifier on its device, precision)."""
+    # oneDNN and torch cache a kernel per shape. 128 are as fast as the default of 1,024, which
     # take 700 MB more after many short texts.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "128")
@@ -192,7 +187,7 @@ def load(args):
 def main(argv=None):
     args = parse_args(argv)
     if not args.text and sys.stdin is None:
-        raise UserError("no TEXT is given and standard input is closed; one of them is needed")
+        raise UserError("no TEXT given, and standard input is closed")
     tokenizer, classifier, precision = load(args)
     classes = names_of(classifier)
 
@@ -200,13 +195,13 @@ def main(argv=None):
     if args.text:
         records = iter([[(text, {}) for text in args.text]])
     else:
-        source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # a raw read does not wait
+        source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # raw: returns what is there
         records = read(stream.lines(source), args.text_column)
     if typed:
-        end = "Ctrl-D (on Windows Ctrl-Z and Enter) ends."
-        print(f"One review a line, please; {end}", file=sys.stderr)
+        end = "Ctrl-D (on Windows Ctrl-Z, Enter) to finish."
+        print(f"Enter one review per line; {end}", file=sys.stderr)
         prompt()
-    # JSON spells half of a surrogate pair with a backslash.
+    # Lone surrogates become \udXXX, which JSON allows.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     counts, no_bar = Counter(), typed or sys.stdout.isatty()
     bar = tqdm(unit=" texts", delay=5, disable=True if no_bar else None)
@@ -214,19 +209,19 @@ def main(argv=None):
         for chunk in stream.ahead(encode(records, tokenizer, counts)):
             reviews = [ids for ids, _ in chunk if ids is not None]
             logits = inference.logits(classifier, reviews, precision, bar.update)
-            found = iter(logits.double().softmax(dim=1).tolist())
-            rows = [([] if ids is None else next(found), fields) for ids, fields in chunk]
+            results = iter(logits.double().softmax(dim=1).tolist())
+            rows = [([] if ids is None else next(results), fields) for ids, fields in chunk]
             shape = classes, args.output_format, args.threshold
             write(answer(probabilities, *shape, fields) for probabilities, fields in rows)
             if typed:
                 prompt()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # quietly: it is how one leaves
+        raise SystemExit(130) from None  # quietly: this is how users leave
     finally:
         bar.close()
         if typed:
             print(file=sys.stderr)
-    if counts["empty"] or counts["cut"]:
+    if counts["empty"] or counts["truncated"]:
         print(summary(counts, tokenizer.model_max_length), file=sys.stderr)
 
 
@@ -234,6 +229,6 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as end:
-        if end.code:  # the thread that reads ahead may be in torch, and Python's end would abort
+        if end.code:  # the reader thread may be in torch: a normal exit would abort
             os._exit(end.code)  # everything has been written by now
         raise

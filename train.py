@@ -34,38 +34,42 @@ def parse_args(argv):
     add("--model_name_or_path", default=base, help="Hub id or folder")
     add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
     add("--dataset_name", default=imdb, help="Hub id, one file, or a folder with train and test")
-    add("--text_column", default="text", help="column of the texts")
-    add("--label_column", default="label", help="column of the labels: integers or strings")
-    add("--max_train_samples", type=natural, default=1000, help="a stratified sample; 0: all")
-    add("--max_eval_samples", type=natural, default=100, help="a stratified sample; 0: all")
-    tokens = "tokens per review (default: 512, or what the model takes)"
+    add("--text_column", default="text", help="name of the text column")
+    add("--label_column", default="label", help="name of the label column: integers or strings")
+    add("--max_train_samples", type=natural, default=1000, help="stratified sample, 0 for all")
+    add("--max_eval_samples", type=natural, default=100, help="stratified sample, 0 for all")
+    tokens = "tokens per review (default: 512, or the model's limit if lower)"
     add("--max_length", type=number(int, trial.SHORTEST), help=tokens)
 
     add = parser.add_argument_group("run folder").add_argument
-    add("--output_dir", default=model.DEFAULT_FOLDER, help="where everything of the run goes")
+    add("--output_dir", default=model.DEFAULT_FOLDER, help="folder for everything the run writes")
     either = parser.add_mutually_exclusive_group().add_argument
     either("--overwrite_output_dir", action="store_true", help="replace the run in --output_dir")
     either("--resume", action="store_true", help="continue from the newest checkpoint, if any")
     add("--checkpointing_steps", type=count, help="steps per checkpoint (default: one epoch)")
 
     add = parser.add_argument_group("training").add_argument
-    add("--train_batch_size", type=count, default=16, help="reviews per step over all processes")
-    tokens = "tokens in a forward pass, halved if memory runs out (default: by device)"
+    add("--train_batch_size", type=count, default=16, help="reviews per step, over all processes")
+    tokens = "most tokens in a forward pass, halved when out of memory (default: 4096 on a CPU)"
     add("--max_tokens_per_device", type=count, help=tokens)
     above_0 = number(float, 0, above=True)
-    add("--learning_rate", type=above_0, default=5e-5, help="peak, at the end of the warm-up")
-    add("--weight_decay", type=number(float, 0), default=0.01, help="except on biases and norms")
+    add("--learning_rate", type=above_0, default=5e-5, help="peak, reached after warm-up")
+    add("--weight_decay", type=number(float, 0), default=0.01, help="not on biases and norms")
     share = number(float, 0, 1)
     add("--warmup_ratio", type=share, default=0.1, help="fraction of steps spent warming up")
     add("--num_train_epochs", type=count, default=5, help="passes over the training reviews")
-    add("--attention_dropout", type=rate, help="replaces the model's own")
-    add("--label_smoothing_factor", type=rate, default=0.0, help="share spread over all classes")
-    add("--max_grad_norm", type=number(float, 0), default=1.0, help="clips gradients; 0: never")
+    add(
+        "--attention_dropout",
+        type=rate,
+        help="attention dropout probability (default: the model's)",
+    )
+    add("--label_smoothing_factor", type=rate, default=0.0, help="label smoothing epsilon")
+    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient clipping, 0 for none")
     choices = ["auto", "no", "bf16", "fp16"]
-    add("--mixed_precision", choices=choices, default="auto", help="auto: by the hardware")
+    add("--mixed_precision", choices=choices, default="auto", help="auto: best for the hardware")
     seeds = number(int, 0, 2**32 - 1)
-    add("--seed", type=seeds, default=42, help="of samples, a new head, data order, dropout")
-    add("--report_to", default="none", help="a tracker of Accelerate's, such as tensorboard")
+    add("--seed", type=seeds, default=42, help="for samples, head, data order and dropout")
+    add("--report_to", default="none", help="an Accelerate tracker, such as tensorboard")
     return parser.parse_args(argv)
 
 
@@ -90,8 +94,8 @@ def make_optimizer(parameters, weight_decay):
 
 
 def train(run, step, accelerator, classifier, train_set, evaluate, stop):
-    """The training loop, from `step` steps done to the last. Returns the last scores of `evaluate`.
-    Once a rank has a signal in `stop`, all save a checkpoint and raise Stopped.
+    """The training loop, from `step` completed steps to the last. Returns the last scores.
+    If any rank has a signal in `stop`, all save a checkpoint and raise Stopped.
     """
     settings, parameters = Namespace(**run.settings), list(classifier.parameters())
     optimizer = accelerator.prepare(make_optimizer(parameters, settings.weight_decay))
@@ -102,8 +106,8 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
     max_tokens = checkpoint.load(run, step, *state)
     try:
         while True:
-            # Once an epoch; nothing is selected by these scores. A run that resumes here evaluates
-            # again, since its log was cut back to `step`.
+            # Once per epoch; not used for model selection. A run that resumes here evaluates again,
+            # because its log was truncated to `step`.
             if step > 0 and step % steps_per_epoch == 0:
                 scores = evaluate(max_tokens)
                 log.evaluation(step, scores)
@@ -151,14 +155,14 @@ def accumulate_gradients(settings, accelerator, classifier, train_set, batch, st
         classifier.zero_grad()
         torch.manual_seed(batches.dropout_seed(settings.seed, step, rank))
         loss = torch.zeros((), device=accelerator.device)
-        if accelerator.scaler:  # sets itself up at the first loss; an empty share has none
+        if accelerator.scaler:  # set up lazily by scale(), which an empty share never calls
             accelerator.scaler.scale(loss)
         try:
             for ids, inputs in inference.passes(classifier, train_set.ids, mine, max_tokens):
                 targets = torch.tensor([train_set.labels[i] for i in ids], device=loss.device)
                 loss += backward(accelerator, classifier, inputs, targets, len(batch), smoothing)
             return loss, max_tokens
-        except RuntimeError as error:  # out of memory, for example: start the step again
+        except RuntimeError as error:  # out of memory, for example: retry the step
             max_tokens = inference.recover(error, max_tokens, max(lengths[i] for i in mine))
 
 
@@ -178,11 +182,11 @@ def backward(accelerator, classifier, inputs, targets, batch_size, smoothing):
 
 def check_finite(loss, norm, scaler, step, rows):
     """Raise RunError, with the rows of the batch, if the loss or a gradient is not finite."""
-    # Gradients beyond fp16's range are no failure: the scaler skips the step and scales less.
+    # fp16 gradient overflow is no failure: the scaler skips the step and lowers its scale.
     if not math.isfinite(loss) or not (scaler or norm.isfinite()):
-        found = f"the loss of step {step} is {loss}, the norm of its gradients {norm}"
+        problem = f"step {step}: loss {loss}, gradient norm {norm}"
         rows = ", ".join(map(str, rows))
-        raise RunError(f"{found}, on the rows {rows}; a lower --learning_rate may help")
+        raise RunError(f"{problem}, on rows {rows}; try a lower --learning_rate")
 
 
 def load_model(args, labels):
@@ -211,7 +215,7 @@ def main(argv=None):
     precision = device.pick_precision(args.mixed_precision)
     accelerator = launch.start(precision, args.report_to, output_dir / "trackers")
 
-    # --- Load. The main process goes first: it may download, the others then find the cache.
+    # --- Load. The main process goes first: it may download; the others then read the cache.
     with distributed.main_process_first(accelerator):
         train_reviews, test_reviews, labels, report = data.load_train_and_test(args)
         tokenizer, classifier, commit, digest = load_model(args, labels)
@@ -230,7 +234,7 @@ def main(argv=None):
     commits = {"model": commit, "dataset": access.commit_of(args.dataset_name)}
     hardware = device.describe(), accelerator.num_processes, torch.get_num_threads(), precision
     run = Run(settings, labels, reviews, commits, digest, *hardware)
-    report += [f"{train_set.truncated:,} training reviews are truncated at the start"]
+    report += [f"{train_set.truncated:,} training reviews are truncated on the left"]
     accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
     accelerator.print("hardware  {}, processes {}, threads {}, precision {}".format(*hardware))
 

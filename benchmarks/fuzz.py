@@ -1,12 +1,11 @@
-"""Random and mutated input for everything that reads what others wrote, for as long as it is told.
+"""Feed random and mutated input to everything that reads untrusted files.
 
     python benchmarks/fuzz.py --minutes 30
 
-The scripts' own main functions run, again and again, in a process that is started anew when it
-dies: evaluate.py on data files and on run folders, predict.py on model folders and on standard
-input. A finding is whatever is not an answer for each line, or one line on stderr with exit code 1
-or 2, within 10 s and 1 GiB. It is printed with its number, which --first takes; exit code 1 if
-there was one.
+The scripts' main functions run in a process that is restarted when it dies: evaluate.py on data
+files and run folders, predict.py on model folders and standard input. Each case must give an answer
+per line, or one line on stderr with exit code 1 or 2, within 10 s and 1 GiB. Anything else is
+printed with its case number, which --first takes, and the exit code is 1.
 """
 
 import argparse
@@ -70,77 +69,77 @@ VALUES = [
 VALUES += ["9" * 5000, [], [1], ["x"], [[]], {}, {"x": 1}, {"0": "x"}, {"type": "x"}]
 
 
-def mutated_bytes(draw, content):
-    """`content` with one to four changes: bytes flipped, cut, put in, doubled, or the end lost."""
-    for _ in range(draw.randint(1, 4)):
-        at = draw.randrange(len(content) + 1)
-        length = draw.choice([1, 1, 2, 8, 64, 1000])
-        piece = draw.choice(
-            [*PIECES, draw.randbytes(length), content[at : at + length] * draw.choice([1, 2, 50])]
+def mutated_bytes(rng, content):
+    """`content` with one to four changes: bytes flipped, removed, inserted, doubled, truncated."""
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(content) + 1)
+        length = rng.choice([1, 1, 2, 8, 64, 1000])
+        piece = rng.choice(
+            [*PIECES, rng.randbytes(length), content[at : at + length] * rng.choice([1, 2, 50])]
         )
-        content = draw.choice(
-            [content[:at] + piece + content[at + draw.choice([0, length]) :]] * 5 + [content[:at]]
+        content = rng.choice(
+            [content[:at] + piece + content[at + rng.choice([0, length]) :]] * 5 + [content[:at]]
         )
     return content
 
 
-def mutated_json(draw, value):
+def mutated_json(rng, value):
     """A JSON value with one change at a random place; places near the top are likelier."""
-    if isinstance(value, (dict, list)) and value and draw.random() < 0.8:
-        key = draw.choice(sorted(value) if isinstance(value, dict) else range(len(value)))
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.8:
+        key = rng.choice(sorted(value) if isinstance(value, dict) else range(len(value)))
         changed = value.copy()
-        if draw.random() < 0.1:
+        if rng.random() < 0.1:
             del changed[key]
         else:
-            changed[key] = mutated_json(draw, value[key])
+            changed[key] = mutated_json(rng, value[key])
         return changed
-    return draw.choice(VALUES)
+    return rng.choice(VALUES)
 
 
-def mutate(draw, path):
+def mutate(rng, path):
     """Change a file: its JSON, the header of its weights, or its bytes."""
     content = path.read_bytes()
-    if path.suffix == ".json" and draw.random() < 0.8:
-        content = json.dumps(mutated_json(draw, json.loads(content))).encode()
-    elif path.suffix == ".safetensors" and draw.random() < 0.8:
+    if path.suffix == ".json" and rng.random() < 0.8:
+        content = json.dumps(mutated_json(rng, json.loads(content))).encode()
+    elif path.suffix == ".safetensors" and rng.random() < 0.8:
         length = struct.unpack("<Q", content[:8])[0]
         header = content[8 : 8 + length]
-        if draw.random() < 0.7:
-            header = json.dumps(mutated_json(draw, json.loads(header))).encode()
+        if rng.random() < 0.7:
+            header = json.dumps(mutated_json(rng, json.loads(header))).encode()
         else:
-            header = mutated_bytes(draw, header)
+            header = mutated_bytes(rng, header)
         content = struct.pack("<Q", len(header)) + header + content[8 + length :]
     else:
-        content = mutated_bytes(draw, content)
+        content = mutated_bytes(rng, content)
     path.write_bytes(content)
 
 
-def data_file(draw, good, folder):
+def data_file(rng, good, folder):
     """evaluate.py on a mutated data file."""
-    name = draw.choice(["reviews.csv", "reviews.jsonl", "reviews.parquet", "reviews.csv.gz"])
+    name = rng.choice(["reviews.csv", "reviews.jsonl", "reviews.parquet", "reviews.csv.gz"])
     path = Path(shutil.copy(good / name, folder))
-    if name.endswith(".gz") and draw.random() < 0.7:  # what is in it
-        path.write_bytes(gzip.compress(mutated_bytes(draw, gzip.decompress(path.read_bytes()))))
+    if name.endswith(".gz") and rng.random() < 0.7:  # what is in it
+        path.write_bytes(gzip.compress(mutated_bytes(rng, gzip.decompress(path.read_bytes()))))
     else:
-        mutate(draw, path)
+        mutate(rng, path)
     return "evaluate", ["--model_name_or_path", good / "run", "--dataset_name", path], b""
 
 
-def run_records(draw, good, folder):
+def run_records(rng, good, folder):
     """evaluate.py on a run folder whose records are mutated."""
     run = Path(shutil.copytree(good / "run", folder / "run"))
-    name = draw.choice(["run.json", "run.json", "metrics.json", "log.jsonl"])
-    mutate(draw, run / name)
-    flags = ["--plots"] if name == "log.jsonl" else draw.choice([[], ["--baseline"]])
+    name = rng.choice(["run.json", "run.json", "metrics.json", "log.jsonl"])
+    mutate(rng, run / name)
+    flags = ["--plots"] if name == "log.jsonl" else rng.choice([[], ["--baseline"]])
     return "evaluate", ["--model_name_or_path", run, *flags], b""
 
 
-def model_folder(draw, good, folder):
+def model_folder(rng, good, folder):
     """predict.py on a mutated model."""
     run = Path(shutil.copytree(good / "run", folder / "run"))
     names = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
-    for name in draw.sample(names, draw.choice([1, 1, 2])):
-        mutate(draw, run / name)
+    for name in rng.sample(names, rng.choice([1, 1, 2])):
+        mutate(rng, run / name)
     return (
         "predict",
         ["--model_name_or_path", run],
@@ -148,20 +147,18 @@ def model_folder(draw, good, folder):
     )
 
 
-def standard_input(draw, good, folder):
+def standard_input(rng, good, folder):
     """predict.py on random lines, some of them JSON."""
-    flags = draw.choice(
+    flags = rng.choice(
         [[], ["--output_format", "jsonl"], ["--jsonl"], ["--jsonl", "--threshold", "0.9"]]
     )
     lines = [
         json.dumps({"text": "good film", "n": [1, {"x": None}]}).encode()
-        for _ in range(draw.randint(0, 5))
+        for _ in range(rng.randint(0, 5))
     ]
-    content = b"\n".join(
-        mutated_bytes(draw, line) if draw.random() < 0.4 else line for line in lines
-    )
-    if draw.random() < 0.3:
-        content = draw.randbytes(draw.choice([1, 10, 1000, 70_000]))
+    content = b"\n".join(mutated_bytes(rng, line) if rng.random() < 0.4 else line for line in lines)
+    if rng.random() < 0.3:
+        content = rng.randbytes(rng.choice([1, 10, 1000, 70_000]))
     return "predict", ["--model_name_or_path", good / "run", *flags], content
 
 
@@ -169,15 +166,15 @@ KINDS = [data_file, run_records, model_folder, model_folder, standard_input]
 
 
 def attempt(number, good, folder):
-    """Run case `number`; (kind, exit code, None or what is wrong)."""
+    """Run case `number`. Returns (kind, exit code, the problem or None)."""
     import evaluate
     import predict
 
-    draw = random.Random(number)
-    kind = draw.choice(KINDS)
-    script, words, content = kind(draw, good, folder)
-    words = [
-        *map(str, words),
+    rng = random.Random(number)
+    kind = rng.choice(KINDS)
+    script, argv, content = kind(rng, good, folder)
+    argv = [
+        *map(str, argv),
         *(["--output_dir", str(folder / "out")] if script == "evaluate" else []),
     ]
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
@@ -185,7 +182,7 @@ def attempt(number, good, folder):
     started = time.monotonic()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            {"evaluate": evaluate, "predict": predict}[script].main(words)
+            {"evaluate": evaluate, "predict": predict}[script].main(argv)
         code, wrong = 0, None
     except SystemExit as stop:
         code, wrong = stop.code, None if stop.code in (1, 2) else f"exit code {stop.code}"
@@ -206,29 +203,29 @@ def attempt(number, good, folder):
 
 
 def make_good(folder):
-    """A run folder of train.py, from the sample, and the data files that are to be mutated."""
+    """A run folder, from the sample, and data files to mutate."""
     import datasets
 
     import train
 
     rows = [
-        {"text": f"{word} film {i}", "label": label}
+        {"text": f"{arg} film {i}", "label": label}
         for i in range(6)
-        for word, label in (("good", 1), ("bad", 0))
+        for arg, label in (("good", 1), ("bad", 0))
     ]
     data = datasets.Dataset.from_list(rows)
     data.to_csv(folder / "reviews.csv", index=False)
     data.to_json(folder / "reviews.jsonl")
     data.to_parquet(folder / "reviews.parquet")
     (folder / "reviews.csv.gz").write_bytes(gzip.compress((folder / "reviews.csv").read_bytes()))
-    words = [
+    argv = [
         "--model_name_or_path",
         ROOT / "sample/model",
         "--dataset_name",
         folder / "reviews.csv",
     ]
-    words += ["--output_dir", folder / "run", "--num_train_epochs", 1, "--mixed_precision", "no"]
-    train.main([str(word) for word in words])
+    argv += ["--output_dir", folder / "run", "--num_train_epochs", 1, "--mixed_precision", "no"]
+    train.main([str(arg) for arg in argv])
 
 
 def in_child(work):
@@ -254,9 +251,7 @@ def in_child(work):
 
 
 def fuzz(first, until, good):
-    """Cases from number `first` on, while `until()` is not true of their number; Counter of what
-    they ended in.
-    """
+    """Run cases from number `first` until `until(number)`. Returns a Counter of their outcomes."""
     counts, number = Counter(), first
 
     def work(write):
@@ -301,9 +296,7 @@ def main():
             "16"  # it alone grows to 1 GB with the shapes of many cases
         )
         good = Path(scratch)
-        list(
-            in_child(lambda write: make_good(good))
-        )  # in a child: threads that computed do not survive a fork
+        list(in_child(lambda write: make_good(good)))  # in a child: threads do not survive a fork
         import evaluate  # noqa: F401  (once, for all children)
         import predict  # noqa: F401
 

@@ -1,11 +1,11 @@
-"""Speed, memory and promises on one NVIDIA GPU, as Markdown, in less than nine minutes.
+"""Speed, memory and guarantees on one NVIDIA GPU, as Markdown, in less than nine minutes.
 
     python benchmarks/gpu.py
 
 DistilBERT's shape with random weights, and reviews as long as IMDb's, which speed.py makes; no
 network. train.py makes 240 steps of 16 reviews and 60 of 64. The plain loop and Trainer make as
-many, or what they manage in 12 seconds. The first ten steps do not count. It is one round: repeat
-it before you trust a small difference. Everything but the tables goes to standard error.
+many, or as many as fit in 12 seconds. The first ten steps (at most half) are warm-up. It is one
+round: repeat it before you trust a small difference. Only the tables go to standard output.
 """
 
 import argparse
@@ -102,15 +102,15 @@ def ours(folder, peak):
 
 
 def flags(folder, attention, batch, output, reviews, checkpointing_steps):
-    words = ["--model_name_or_path", folder / attention, "--dataset_name", folder / "reviews"]
-    words += ["--max_train_samples", reviews, "--num_train_epochs", 1, "--train_batch_size", batch]
-    words += ["--output_dir", folder / output, "--checkpointing_steps", checkpointing_steps]
-    return [str(word) for word in words]
+    argv = ["--model_name_or_path", folder / attention, "--dataset_name", folder / "reviews"]
+    argv += ["--max_train_samples", reviews, "--num_train_epochs", 1, "--train_batch_size", batch]
+    argv += ["--output_dir", folder / output, "--checkpointing_steps", checkpointing_steps]
+    return [str(arg) for arg in argv]
 
 
 def own(folder, attention, batch, reviews=0):
-    words = flags(folder, attention, batch, "run", reviews, 10**6)
-    train.main([*words, "--overwrite_output_dir"])
+    argv = flags(folder, attention, batch, "run", reviews, 10**6)
+    train.main([*argv, "--overwrite_output_dir"])
     log = read_log(folder / "run")
     return [(entry["tokens"], entry["seconds"]) for entry in log if "loss" in entry]
 
@@ -133,24 +133,27 @@ def kernels(folder, attention, batch):
 
 
 def resume(folder, _):
-    """Does a run that was killed end with the bits of one that was not?"""
+    """Check that a killed and resumed run is bit-identical to an undisturbed one."""
     found = []
     for name, disturbed in (("whole", False), ("killed", True)):
-        words = flags(folder, "with", 16, name, 640, 15)
+        argv = flags(folder, "with", 16, name, 640, 15)
         if disturbed:
-            killed = start("-c", KILLED, *words).returncode
+            killed = start("-c", KILLED, *argv).returncode
             assert killed == -signal.SIGKILL, f"ended with {killed}, not by the kill"
-            words += ["--resume"]
-        start("train.py", *words).check_returncode()
+            argv += ["--resume"]
+        start("train.py", *argv).check_returncode()
         weights = hashlib.sha256((folder / name / "model.safetensors").read_bytes()).hexdigest()
         losses = [entry["loss"] for entry in read_log(folder / name) if "loss" in entry]
         found.append((weights, losses))
-    same = "the same bits" if found[0] == found[1] else "OTHER BITS"
-    row(f"killed after step {KILLED_AFTER} of 40 and resumed, against an undisturbed run", same)
+    same = "bit-identical" if found[0] == found[1] else "DIFFERENT"
+    row(
+        f"killed after step {KILLED_AFTER} of 40 and resumed, compared with an uninterrupted run",
+        same,
+    )
 
 
-def start(*words):
-    return subprocess.run([sys.executable, *words], cwd=speed.ROOT, stdout=sys.stderr)
+def start(*argv):
+    return subprocess.run([sys.executable, *argv], cwd=speed.ROOT, stdout=sys.stderr)
 
 
 def predict(folder, _):
@@ -200,7 +203,7 @@ def main():
     row("memory", f"{properties.total_memory / 1e9:.0f} GB")
     row("versions", ", ".join(f"{name} {version}" for name, version in run.versions().items()))
     for name, peak in peaks.items():
-        row(f"matrix product, {speed.PRECISIONS[name]}", f"{peak / 1e12:,.0f} TFLOP/s")
+        row(f"peak matmul, {speed.PRECISIONS[name]}", f"{peak / 1e12:,.0f} TFLOP/s")
 
     with tempfile.TemporaryDirectory() as folder:
         speed.make_files(Path(folder), "distilbert", STEPS_OF_64 * 64 // speed.BATCH)
@@ -211,8 +214,8 @@ def main():
 
         def run_parts(*names):
             for name in names:
-                words = [sys.executable, __file__, "--part", name, folder, str(peaks[precision])]
-                process = subprocess.Popen(words, start_new_session=True)
+                argv = [sys.executable, __file__, "--part", name, folder, str(peaks[precision])]
+                process = subprocess.Popen(argv, start_new_session=True)
                 try:
                     if code := process.wait(max(1, end - time.monotonic())):
                         row(name, f"failed with exit code {code}")
@@ -222,11 +225,11 @@ def main():
                     row(name, f"not finished after {ALL_SECONDS} s")
 
         peak = f"of the {speed.PRECISIONS[precision]} peak"
-        names = "training", "attention dropout", "reviews a step", "real tokens/s", peak, "GB"
-        more = "launches a step", "ms of kernels a step", "determinism costs"
+        names = "training", "attention dropout", "batch size", "real tokens/s", peak, "GB"
+        more = "kernel launches/step", "kernel ms/step", "cost of determinism"
         header(*names, *more)
         run_parts("train.py", "plain loop", "Trainer", "Trainer with cuDNN attention")
-        header("promise", "kept")
+        header("resume", "result")
         run_parts("resume")
         header("prediction", "texts/s")
         run_parts("predict.py", "pipeline")

@@ -1,15 +1,14 @@
-"""Speed and memory, side by side with what people use today, on files it makes itself.
+"""Speed and memory compared with an Accelerate loop, Trainer and pipeline(), on generated files.
 
     python benchmarks/speed.py                          DistilBERT's shape, training and prediction
     python benchmarks/speed.py --shape minilm --rounds 5
 
 NVIDIA GPUs are measured by gpu.py.
 
-Each contestant runs in a process of its own, and the contestants take turns in every round, since
-machines are shared and noisy; the table gives medians over the rounds. The weights are random, the
-lengths of the texts those of IMDb reviews (log-normal, median 215 tokens, cut at 512). A training
-process does --steps steps of 16 reviews, of which the first two do not count; loading, scoring
-and saving do not count either.
+Contestants alternate, each in its own process, because machines are shared and noisy; the table
+gives medians over the rounds. Weights are random. Texts are as long as IMDb reviews (log-normal,
+median 215 tokens, truncated at 512). A training process makes --steps steps of 16 reviews; the
+first two do not count, and neither do loading, scoring and saving.
 """
 
 import argparse
@@ -33,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from sentiment.runtime import device  # noqa: E402  (the project's own folder comes first)
 
-SHAPES = {  # width, blocks, heads, inner width
+SHAPES = {  # hidden size, layers, heads, feed-forward size
     "distilbert": (768, 6, 12, 3072),
     "minilm": (384, 6, 12, 1536),
     "tiny": (64, 2, 2, 128),
@@ -64,22 +63,18 @@ def make_files(folder, shape, steps):
         config = transformers.DistilBertConfig(**size, attention_dropout=dropout)
         transformers.DistilBertForSequenceClassification(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    draw = random.Random(0)
+    rng = random.Random(0)
     (folder / "reviews").mkdir()
     for split, count in (("train", BATCH * steps), ("test", 4)):
         with open(folder / "reviews" / f"{split}.jsonl", "w", encoding="utf-8") as file:
             for i in range(count):
-                length = min(
-                    MAX_LENGTH - 2, max(8, round(draw.lognormvariate(math.log(215), 0.75)))
-                )
-                text = " ".join(draw.choices(words, k=length))
+                length = min(MAX_LENGTH - 2, max(8, round(rng.lognormvariate(math.log(215), 0.75))))
+                text = " ".join(rng.choices(words, k=length))
                 file.write(json.dumps({"text": text, "label": i % 2}) + "\n")
 
 
 def linear_parameters(shape):
-    """Parameters of the blocks' linear layers, by which useful floating-point operations are
-    counted.
-    """
+    """Parameters of the encoder's linear layers, which define useful floating-point operations."""
     width, blocks, _, inner = SHAPES[shape]
     return blocks * (4 * width * width + 2 * width * inner)
 
@@ -101,9 +96,9 @@ def matrix_product_peak(precision):
 
 
 def plain_loop(model, folder, batch_size=BATCH, limit=math.inf):
-    """What the example scripts do: fp32, random batches, padding to the longest of the batch.
+    """Like the example scripts: fp32, random batches, padding to the longest of the batch.
 
-    limit: seconds after which no more steps are made.
+    limit: seconds after which no more steps are run.
     """
     from accelerate import Accelerator
     from datasets import load_dataset
@@ -137,7 +132,7 @@ def plain_loop(model, folder, batch_size=BATCH, limit=math.inf):
 
 
 def trainer(model, folder, batch_size=BATCH, limit=math.inf):
-    """Trainer with its best flags: native 16 bits, batches grouped by length, fused AdamW."""
+    """Trainer with its best flags: bf16 or fp16, batches grouped by length, fused AdamW."""
     from datasets import load_dataset
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
@@ -191,12 +186,12 @@ def trainer(model, folder, batch_size=BATCH, limit=math.inf):
 
 
 def ours(model, folder):
-    """train.py as it comes, by its own log."""
+    """train.py with its defaults, timed by its log."""
     with tempfile.TemporaryDirectory() as output:
-        words = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", output]
-        words += ["--max_train_samples", 0, "--num_train_epochs", 1, "--train_batch_size", BATCH]
+        argv = ["--model_name_or_path", model, "--dataset_name", folder, "--output_dir", output]
+        argv += ["--max_train_samples", 0, "--num_train_epochs", 1, "--train_batch_size", BATCH]
         subprocess.run(
-            [sys.executable, ROOT / "train.py", *map(str, words)],
+            [sys.executable, ROOT / "train.py", *map(str, argv)],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -219,14 +214,14 @@ def pipeline(model, folder, batch_size, precision):
 
 
 def predict(model, folder):
-    """predict.py on standard input: the time of all texts less that of one."""
+    """predict.py on standard input: the time for all texts minus the time for one."""
     texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
     seconds = []
     for chosen in (texts[:1], texts):
         started = time.perf_counter()
-        words = [sys.executable, ROOT / "predict.py", "--model_name_or_path", str(model)]
+        argv = [sys.executable, ROOT / "predict.py", "--model_name_or_path", str(model)]
         subprocess.run(
-            words, input="\n".join(chosen), text=True, check=True, stdout=subprocess.DEVNULL
+            argv, input="\n".join(chosen), text=True, check=True, stdout=subprocess.DEVNULL
         )
         seconds.append(time.perf_counter() - started)
     return [(len(texts) - 1, seconds[1] - seconds[0])]
@@ -236,14 +231,14 @@ TRAINING = {"plain loop": plain_loop, "Trainer, best flags": trainer, "train.py"
 
 
 def contest(contestants, folder, rounds):
-    """Run each of {name: words} in a process of its own, in turns; {name: [(units, seconds, peak
+    """Run each of {name: argv} in a process of its own, in turns; {name: [(units, seconds, peak
     bytes), ...]}.
     """
     results = {name: [] for name in contestants}
     for number in range(rounds):
-        for name, words in contestants.items():
+        for name, argv in contestants.items():
             done = subprocess.run(
-                [sys.executable, __file__, "--folder", folder, "--contestant", *words],
+                [sys.executable, __file__, "--folder", folder, "--contestant", *argv],
                 capture_output=True,
                 text=True,
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -259,7 +254,7 @@ def contest(contestants, folder, rounds):
 
 
 def run_contestant(folder, name, attention, *more):
-    """In a process of its own: print [units, seconds, peak bytes] of one contestant."""
+    """In its own process: print [units, seconds, peak bytes] of one contestant."""
     device.set_up()
     model, reviews = folder / attention, folder / "reviews"
     if name == "pipeline":
@@ -291,7 +286,7 @@ def print_training(results, shape, precision):
         figures = f"{rate(rows):,.0f} | {rate(rows) / slowest:.1f}"
         figures += f" | {useful / 1e9:,.0f} | {useful / peak:.0%}"
         print(f"| {contestant} | {figures} | {memory:.1f} |")
-    print(f"\nThe machine's {name} matrix product: {peak / 1e9:,.0f} GFLOP/s\n")
+    print(f"\nPeak {name} matmul throughput: {peak / 1e9:,.0f} GFLOP/s\n")
 
 
 def print_prediction(results, shape):
@@ -302,16 +297,33 @@ def print_prediction(results, shape):
         print(f"| {name} | {rate(rows):,.1f} | {rate(rows) / slowest:.1f} |")
 
 
+def draw(path, results, title):
+    """A bar for each contestant, with its real tokens per second."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    colors = ["tab:blue" if name.startswith("train.py") else "#999999" for name in results]
+    bars = axes.barh(list(results), [rate(rows) for rows in results.values()], color=colors)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel="real tokens per second")
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=SHAPES, default="distilbert")
     parser.add_argument(
-        "--steps", type=int, default=8, help="in each training process, the first two included"
+        "--steps", type=int, default=8, help="per training process, with two steps of warm-up"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["training", "prediction"])
+    parser.add_argument("--plot", type=Path, help="draw the training speeds into this PNG")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contestant", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -319,31 +331,36 @@ def main():
         run_contestant(args.folder, *args.contestant)
         return
     if device.pick_device().type == "cuda":
-        parser.exit(2, "speed.py: gpu.py measures this GPU; CUDA_VISIBLE_DEVICES= hides it\n")
+        parser.exit(2, "speed.py: error: use gpu.py, or hide the GPU with CUDA_VISIBLE_DEVICES=\n")
     device.set_up()
     precision = device.pick_precision()
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), args.shape, args.steps)
-        threads = f"{torch.get_num_threads()} threads"
-        print(
-            f"{device.describe()}, {threads}, {PRECISIONS[precision]}, torch {torch.__version__}\n"
-        )
+        machine = f"{device.describe()}, {torch.get_num_threads()} threads, {PRECISIONS[precision]}"
+        print(f"{machine}, torch {torch.__version__}\n")
         if args.only != "prediction":
             contestants = {
                 f"{name}, {attention} attention dropout": [name, attention]
                 for attention in ("with", "without")
                 for name in TRAINING
             }
-            print_training(contest(contestants, folder, args.rounds), args.shape, precision)
+            results = contest(contestants, folder, args.rounds)
+            print_training(results, args.shape, precision)
+            if args.plot:
+                draw(
+                    args.plot,
+                    results,
+                    f"Training, {args.shape} shape, {machine} (plain loop: fp32)",
+                )
         if args.only != "training":
             contestants = {"pipeline()": ["pipeline", "without", "1", "no"]}
             for batch_size in ("1", "8", "32"):
-                words = ["pipeline", "without", batch_size, precision]
+                argv = ["pipeline", "without", batch_size, precision]
                 if (
-                    words not in contestants.values()
+                    argv not in contestants.values()
                 ):  # in fp32 the first is what pipeline() does as it comes
                     contestants[f"pipeline(), {PRECISIONS[precision]}, batches of {batch_size}"] = (
-                        words
+                        argv
                     )
             contestants["predict.py"] = ["predict.py", "without"]
             print_prediction(contest(contestants, folder, args.rounds), args.shape)

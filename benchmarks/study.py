@@ -1,18 +1,17 @@
-"""Which recipe is the most accurate? Train variants of train.py's with several seeds, score them,
-compare in pairs.
+"""Which recipe is the most accurate? Train variants with several seeds, score them, compare them
+paired by seed.
 
     python benchmarks/study.py plain learning_rate=1e-4 learning_rate=1e-4+tail --seeds 1 2 3 4 5 \\
         --model FOLDER --train TRAIN.csv --scored VALIDATION.csv --results results.jsonl
     python benchmarks/study.py --results results.jsonl --compare plain
 
-A variant is `plain` (a learning rate of 5e-5, 3 epochs, the first tokens of a long review), or what
-differs from that, joined by +: train.py's flags, and what it has none for: tail (the last tokens of
-a long review), no_breaks (HTML line breaks read as spaces), reinit=N (of the last N blocks, Zhang
-et al. 2021), layer_decay=F (of the learning rate from each block to the one below, likewise),
-average=F (of the weights over the last share F of the steps), short_first (in the first epoch).
-train.py's default is num_train_epochs=5+no_breaks+tail. For each run a line of JSON is added to
---results; runs that are there are not run again. study.md has the outcome, study.jsonl the runs
-behind it.
+A variant is `plain` (learning rate 5e-5, 3 epochs, the first tokens of a long review), or changes
+to it, joined by +. A change is a flag of train.py, or one of these: tail (the last tokens of a long
+review), no_breaks (HTML line breaks read as spaces), reinit=N (reset the last N layers, Zhang et
+al. 2021), layer_decay=F (learning rate per layer, ditto), average=F (average the weights over the
+last fraction F of the steps), short_first (short reviews first, in the first epoch). train.py's
+default is num_train_epochs=5+no_breaks+tail. Each run appends a line of JSON to --results; runs
+that are already there are skipped. Results: study.md and study.jsonl.
 """
 
 import argparse
@@ -45,7 +44,7 @@ TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "short_first"
 
 
 def parse(variant):
-    """ "learning_rate=1e-4+tail" -> train.py's flags as words, {"tail": 1.0}."""
+    """ "learning_rate=1e-4+tail" -> flags of train.py, {"tail": 1.0}."""
     settings = dict(part.partition("=")[::2] for part in variant.split("+") if part != "plain")
     tricks = {name: float(settings.pop(name) or 1) for name in TRICKS if name in settings}
     return PLAIN + [
@@ -54,7 +53,7 @@ def parse(variant):
 
 
 def reinitialise(classifier, blocks):
-    """New weights, as before pretraining, for the last `blocks` of the encoder."""
+    """Reset the last `blocks` layers of the encoder to random weights."""
     for name, module in classifier.named_modules():
         number = re.search(r"\.layer\.(\d+)\.", name)
         if number and int(number[1]) >= classifier.config.num_hidden_layers - blocks:
@@ -66,8 +65,8 @@ def reinitialise(classifier, blocks):
 
 
 def decay_by_layer(optimizer, classifier, factor):
-    """Multiply each block's rate by `factor` for each block above it; the head's stays, the
-    embeddings' is least.
+    """Multiply each layer's learning rate by `factor` for each layer above it. The head keeps its
+    rate; the embeddings get the lowest.
     """
     top = classifier.config.num_hidden_layers + 1
     depths = {}
@@ -93,7 +92,7 @@ def decay_by_layer(optimizer, classifier, factor):
 
 
 def average_weights(optimizer, parameters, first):
-    """The mean of the weights after step `first` and those behind it, in float64; it grows as the
+    """The mean of the weights after step `first` and all later steps, in float64; updated as the
     optimizer steps.
     """
     means, steps = [torch.zeros_like(p, dtype=torch.float64) for p in parameters], 0
@@ -110,7 +109,7 @@ def average_weights(optimizer, parameters, first):
 
 
 def load(args, tricks, labels):
-    """(tokenizer, classifier) as the tricks want them; plain ones read the start of a review."""
+    """(tokenizer, classifier) for the tricks; plain ones read the start of a review."""
     torch.manual_seed(args.seed)
     path = args.model_name_or_path
     config = model.config_for_training(path, labels, args.attention_dropout)
@@ -189,15 +188,15 @@ def write_reviews(folder, args):
 
 
 def run(job):
-    """One run, in a process of its own: what goes to --results."""
+    """One run, in its own process. Returns its line for --results."""
     folder, model, variant, seed = job
-    words, tricks = parse(variant)
+    argv, tricks = parse(variant)
     threads = max(1, os.cpu_count() // JOBS)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # set_up would take all cores
     torch.set_num_threads(threads)
     device.set_up()
     given = ["--model_name_or_path", model, "--dataset_name", folder, "--seed", seed]
-    given += ["--max_train_samples", 0, "--max_eval_samples", 0, *words]
+    given += ["--max_train_samples", 0, "--max_eval_samples", 0, *argv]
     scores, tokens, seconds = train_variant(train.parse_args(list(map(str, given))), tricks)
     figures = {name: scores[name] for name in ("accuracy", "f1", "calibration_error")}
     return {"variant": variant, "seed": seed, **figures, "tokens": tokens, "seconds": seconds}

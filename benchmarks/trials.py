@@ -1,13 +1,11 @@
-"""Is anything lost? Kill, stop, starve and damage runs of train.py on the sample, resume them,
-compare, count.
+"""Is anything lost? Kill, stop and damage runs of train.py, fill their disk, resume, compare.
 
     python benchmarks/trials.py                     all trials, twenty minutes
     python benchmarks/trials.py kills damage --count 10
 
-Every run that was disturbed must end with the weights of the run that nobody disturbed, bit for
-bit, and with its log.jsonl but for the seconds. Runs are forked off this process, which has the
-libraries imported (all but those that torchrun starts), so Linux is needed; disk mounts small file
-systems, as root.
+A disturbed run must end with the weights of an undisturbed one, bit for bit, and with its log.jsonl
+except for the seconds. Runs are forked off this process, which has imported the libraries, so Linux
+is needed; torchrun starts its own. The disk trial mounts small file systems and needs root.
 """
 
 import argparse
@@ -36,7 +34,7 @@ import train  # noqa: E402  (the project's own folder comes first)
 from sentiment import batches, checkpoint, inference  # noqa: E402
 from sentiment.runtime.log import read_log  # noqa: E402
 
-WORDS = [
+ARGV = [
     *(
         "--model_name_or_path",
         ROOT / "sample" / "model",
@@ -67,7 +65,7 @@ MOMENTS = {
 class Run:
     """A run of train.py in `processes` processes forked off this one, writing into `folder`."""
 
-    def __init__(self, folder, *words, processes=1):
+    def __init__(self, folder, *argv, processes=1):
         self.folder, self.seen = folder, b""
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`end` closes it)
         with socket.socket() as free:
@@ -87,11 +85,11 @@ class Run:
                     os.environ.update(
                         address, **{name: str(value) for name, value in layout.items()}
                     )
-                self.be_the_run(rank, pipe, [*WORDS, "--output_dir", folder, *words])
+                self.be_the_run(rank, pipe, [*ARGV, "--output_dir", folder, *argv])
             self.processes[process] = None
         os.close(pipe)
 
-    def be_the_run(self, rank, pipe, words):
+    def be_the_run(self, rank, pipe, argv):
         os.environ["OMP_NUM_THREADS"] = (
             "1"  # several threads of so small a model wait for each other on a busy machine
         )
@@ -105,7 +103,7 @@ class Run:
             setattr(module, name, telling(getattr(module, name), pipe, letter.encode()))
         code = 0
         try:
-            train.main([str(word) for word in words])
+            train.main([str(arg) for arg in argv])
         except SystemExit as error:
             code = error.code
         except BaseException:
@@ -115,7 +113,7 @@ class Run:
         os._exit(code)
 
     def wait_for(self, letter, times):
-        """Until a moment has come that often; False if the run ended before."""
+        """Wait until a moment has come `times` times; False if the run ended before."""
         while self.seen.count(letter.encode()) < times:
             if not (more := os.read(self.moments, 1)):
                 return False
@@ -153,7 +151,7 @@ def telling(function, pipe, letter):
 
 
 def result(folder):
-    """What a disturbed run must share with an undisturbed one."""
+    """What must be equal in a disturbed and an undisturbed run."""
     left = {
         path.name
         for path in folder.iterdir()
@@ -167,11 +165,11 @@ def result(folder):
     ]
 
 
-def reference(work, *words, processes=1):
-    """The result of an undisturbed run, its seconds, and those of its second checkpoint."""
+def reference(work, *argv, processes=1):
+    """The result of an undisturbed run, its seconds, and the time of its second checkpoint."""
     started, run = (
         time.perf_counter(),
-        Run(work / f"undisturbed-{processes}", *words, processes=processes),
+        Run(work / f"undisturbed-{processes}", *argv, processes=processes),
     )
     run.wait_for("s", 2)
     save = time.perf_counter()
@@ -190,27 +188,27 @@ def finish(folder, wanted, processes=1):
     shutil.rmtree(folder)
 
 
-def kills(work, count, draw):
+def kills(work, count, rng):
     """kill -9, two of three aimed at a save, five to a run."""
     wanted, seconds, save = reference(work)
     inside = runs = 0
     for number in range(count):
         run = Run(work / "killed", "--resume")
         if number % 3:
-            run.wait_for("s", draw.randint(1, 2))
-            time.sleep(draw.uniform(0, 0.4 * save))
+            run.wait_for("s", rng.randint(1, 2))
+            time.sleep(rng.uniform(0, 0.4 * save))
         else:
-            time.sleep(draw.uniform(0, seconds))
+            time.sleep(rng.uniform(0, seconds))
         run.send(signal.SIGKILL, run.processes)
         run.end()
         inside += run.was_in("s")
         if number % 5 == 4 or number == count - 1:
             finish(run.folder, wanted)
             runs += 1
-    return f"{count} kills, {inside} inside a save: all {runs} runs ended as the undisturbed one"
+    return f"{count} kills, {inside} inside a save: all {runs} runs matched the undisturbed one"
 
 
-def restarts(work, count, draw):
+def restarts(work, count, rng):
     """kill -9 for one of two processes, which torchrun then restarts."""
     longer = "--num_train_epochs", 8
     wanted, *_ = reference(work, *longer, processes=2)
@@ -226,18 +224,18 @@ def restarts(work, count, draw):
             "--monitor-interval",
             0.2,
         ]
-        words = [
+        argv = [
             sys.executable,
             *launcher,
             "--max-restarts",
             count,
             ROOT / "train.py",
-            *WORDS,
+            *ARGV,
             *more,
         ]
         with open(work / "restarted.err", "w") as errors:
             job = subprocess.Popen(
-                [str(word) for word in words], stdout=subprocess.DEVNULL, stderr=errors
+                [str(arg) for arg in argv], stdout=subprocess.DEVNULL, stderr=errors
             )
         while job.poll() is None:
             if (
@@ -245,16 +243,16 @@ def restarts(work, count, draw):
                 and (processes := children(job.pid))
                 and (folder / "log.jsonl").exists()
             ):
-                time.sleep(draw.uniform(0, 3))
+                time.sleep(rng.uniform(0, 3))
                 if job.poll() is None and (processes := children(job.pid)):
-                    os.kill(draw.choice(processes), signal.SIGKILL)
+                    os.kill(rng.choice(processes), signal.SIGKILL)
                     killed += 1
             time.sleep(0.5)
         assert job.returncode == 0, (work / "restarted.err").read_text()
         assert result(folder) == wanted, "a restarted run differs from the undisturbed one"
         shutil.rmtree(folder)
         runs += 1
-    return f"{killed} kills of one of two processes: all {runs} runs ended as the undisturbed one"
+    return f"{killed} kills of one of two processes: all {runs} runs matched the undisturbed one"
 
 
 def children(process):
@@ -262,7 +260,7 @@ def children(process):
     return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
-def signals(work, count, draw):
+def signals(work, count, rng):
     """Three signals in a step, a save and an evaluation, to one process, one of two, and both of
     two.
     """
@@ -273,7 +271,7 @@ def signals(work, count, draw):
         for name in ("SIGTERM", "SIGINT", "SIGUSR1")
     ]
     slowest, wanted = 0, {}
-    for name, moment, processes, receivers in draw.sample(cases, min(count, len(cases))):
+    for name, moment, processes, receivers in rng.sample(cases, min(count, len(cases))):
         if processes not in wanted:
             wanted[processes], *_ = reference(work, processes=processes)
         run = Run(work / "stopped", processes=processes)
@@ -295,10 +293,8 @@ def signals(work, count, draw):
     )
 
 
-def disk(work, count, draw):
-    """A file system that is full after a share of what a run needs, from a tenth on; then room is
-    made.
-    """
+def disk(work, count, rng):
+    """A file system too small for the run, from a tenth of its need on; it is then enlarged."""
     wanted, *_ = reference(work)
     place, failed, whole = work / "small", 0, 0
     place.mkdir()
@@ -311,7 +307,7 @@ def disk(work, count, draw):
             assert code == 1, f"{size} bytes: code {code}, {errors}"
             assert len(errors) == 1, errors
             failed += 1
-            saved = checkpoint.found(run.folder)
+            saved = checkpoint.paths(run.folder)
             assert all(map(checkpoint.is_whole, saved)), saved
             assert len(saved) >= min(run.seen.count(b"S"), 1)
             whole += len(saved)
@@ -325,25 +321,25 @@ def disk(work, count, draw):
     )
 
 
-def damage(work, count, draw):
-    """One byte flipped or taken out of a checkpoint."""
+def damage(work, count, rng):
+    """One byte of a checkpoint flipped or removed."""
     run = Run(work / "damaged")
     assert run.wait_for("S", 1)
     run.send(signal.SIGTERM, run.processes)
     run.end()
-    path = checkpoint.found(run.folder)[0]
+    path = checkpoint.paths(run.folder)[0]
     assert checkpoint.is_whole(path)
     whole = path.read_bytes()
     for number in range(count):
-        at = draw.randrange(4096 if number % 3 == 0 else len(whole))  # a third in the header
-        flipped = bytes([whole[at] ^ draw.randint(1, 255)]) if number % 2 else b""
+        at = rng.randrange(4096 if number % 3 == 0 else len(whole))  # a third in the header
+        flipped = bytes([whole[at] ^ rng.randint(1, 255)]) if number % 2 else b""
         path.write_bytes(whole[:at] + flipped + whole[at + 1 :])
-        assert not checkpoint.is_whole(path), f"byte {at} of {len(whole)} goes unnoticed"
-    return f"{count} bytes flipped or taken out of a checkpoint: all noticed"
+        assert not checkpoint.is_whole(path), f"byte {at} of {len(whole)} is not detected"
+    return f"{count} bytes flipped or removed from a checkpoint: all detected"
 
 
-def cost(work, count, draw):
-    """Saving DistilBERT, beside its steps of 16 reviews as long as IMDb's."""
+def cost(work, count, rng):
+    """The time to save DistilBERT, next to that of its steps of 16 reviews as long as IMDb's."""
     import speed
 
     speed.make_files(work, "distilbert", count)
@@ -355,7 +351,7 @@ def cost(work, count, draw):
         seconds.append(time.perf_counter() - started)
 
     checkpoint.save = timed
-    words = [
+    argv = [
         "--model_name_or_path",
         work / "with",
         "--dataset_name",
@@ -363,8 +359,8 @@ def cost(work, count, draw):
         "--max_train_samples",
         0,
     ]
-    words += ["--num_train_epochs", 1, "--checkpointing_steps", 2, "--output_dir", work / "run"]
-    train.main([str(word) for word in words])
+    argv += ["--num_train_epochs", 1, "--checkpointing_steps", 2, "--output_dir", work / "run"]
+    train.main([str(arg) for arg in argv])
     steps = [entry["seconds"] for entry in read_log(work / "run") if "loss" in entry]
     save, step = statistics.median(seconds), statistics.median(steps)
     share = save / step / 50

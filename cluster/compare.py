@@ -1,9 +1,8 @@
-"""Are two runs the same? python cluster/compare.py RUN_FOLDER OTHER_RUN_FOLDER prints the largest
-differences.
+"""Compare two runs: python cluster/compare.py RUN_FOLDER OTHER_RUN_FOLDER
 
-Exit code 0 if losses agree to 1e-6 relative, and learning rates and the counts of the evaluations
-exactly, else 1. Dropout draws other numbers in other layouts, so it must be off for that
-(without_dropout.py).
+Prints the largest differences. Exit code 0 if losses agree to 1e-6 (relative), and learning rates
+and evaluation counts are equal; else 1. For runs with different numbers of processes, switch
+dropout off (without_dropout.py), because its random numbers differ.
 """
 
 import json

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Try train.sbatch on a SLURM of its own: start one on this machine alone, submit a job of one process and one of two on
 # the sample, compare their losses. Then a longer job is cancelled and submitted again, requeued, and runs out of time;
-# its weights must be those of the job that nobody disturbed. Needs root, and slurm-wlm and munge (apt-get install slurm-wlm munge).
+# its weights must be those of an undisturbed job. Needs root, and slurm-wlm and munge (apt-get install slurm-wlm munge).
 # Run it in the project's folder:   VENV=.venv bash cluster/try_slurm.sh
 set -euo pipefail
 for tool in slurmctld slurmd munged sbatch; do

@@ -4,7 +4,7 @@
 # Run it in the project's folder:   VENV=.venv bash cluster/try_two_machines.sh
 set -euo pipefail
 command -v ip >/dev/null || { echo "ip is missing: apt-get install iproute2" >&2; exit 2; }
-[ "$(id -u)" = 0 ] || { echo "root is needed: only it makes network namespaces" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "needs root, to create network namespaces" >&2; exit 2; }
 source "${VENV:-.venv}/bin/activate"
 
 work=$(mktemp -d)
@@ -16,7 +16,7 @@ stop() {
 }
 trap stop EXIT
 for machine in "$$-0" "$$-1"; do
-    ip netns add "$machine" || { echo "this system makes no network namespaces; the reason stands above" >&2; exit 2; }
+    ip netns add "$machine" || { echo "cannot create network namespaces; see the message above" >&2; exit 2; }
     made+=("$machine")
 done
 ip link add cable0 netns "$$-0" type veth peer name cable1 netns "$$-1"

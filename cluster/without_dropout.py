@@ -1,7 +1,7 @@
 """Copy a model's folder with all dropout off: python cluster/without_dropout.py FOLDER COPY.
 
-Dropout draws other numbers in every layout of processes; without it runs can be compared to the
-last digits.
+Dropout's random numbers depend on the number of processes. Without dropout, runs can be compared to
+the last digits.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The core: what decides the numbers. Read train.py first; it shows how the parts fit together.
+"""The core: all that affects results. Read train.py first; it shows how the parts fit together.
 
     data, labels        files -> reviews and their classes
     model, batches      texts -> tokens -> global batches, shares, micro-batches
@@ -7,5 +7,5 @@
     distributed         several processes, one result
     run, checkpoint     the record of a run, and how it resumes
 
-Four rooms, which a reader can skip, hold the rest: fast, hub, report, runtime.
+Four subpackages, which you can skip, hold the rest: fast, hub, report, runtime.
 """

@@ -1,4 +1,4 @@
-"""Which reviews a step uses, and which rank computes them: pure functions, equal on every rank."""
+"""Which reviews a step uses, and which rank computes them: pure functions, equal on all ranks."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ import torch
 
 @functools.lru_cache(maxsize=1)  # asked for in every step
 def global_batches(size, batch_size, seed, epoch):
-    """The batches of an epoch: a permutation of `size` reviews, cut; the last one may be short.
+    """The batches of an epoch: a seeded permutation of `size` reviews; the last may be short.
 
     >>> global_batches(5, 2, seed=1, epoch=0)
     [[2, 1], [0, 4], [3]]
@@ -32,7 +32,7 @@ def share(batch, lengths, rank, world_size):
 
 
 def micro_batches(reviews, lengths, max_tokens, padded):
-    """Groups of similar length with at most `max_tokens` tokens each; a longer review goes alone.
+    """Groups of similar length with at most `max_tokens` tokens each; a longer review gets its own.
 
     padded: whether a review costs as many tokens as the longest one of its group.
     """
@@ -58,5 +58,5 @@ def pad(ids, pad_token_id, device):
 
 def dropout_seed(seed, step, rank):
     """Seed of torch's generators for one step on one rank."""
-    # Hashed, since torch's CPU generator uses only 32 bits: packed numbers would repeat streams.
+    # Hashed: torch's CPU generator uses only 32 bits of its seed; packed numbers would collide.
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:4], "big")

@@ -1,4 +1,4 @@
-"""Checkpoints: all a run needs to resume, in one file each, which a crash leaves whole or absent.
+"""Checkpoints: all a run needs to resume, in one file each. A crash leaves no partial file.
 
     checkpoints/step-00000063-<SHA-256 of the file>.safetensors
 
@@ -21,7 +21,7 @@ from sentiment.run import differences
 FOLDER, KEPT = "checkpoints", 2
 
 
-def found(folder, step="*"):
+def paths(folder, step="*"):
     """Paths of checkpoints in a run folder, the newest first."""
     pattern = "step-*" if step == "*" else f"step-{step:08d}-*"
     return sorted((folder / FOLDER).glob(pattern), reverse=True)
@@ -43,26 +43,26 @@ def header(path):
 
 
 def newest(folder, run):
-    """The step of the newest whole checkpoint, 0 without any. Removes newer ones.
+    """The step of the newest intact checkpoint, or 0. Removes newer, damaged ones.
 
     RunError: all are damaged; UserError: other settings.
     """
     for stale in (folder / FOLDER).glob(".tmp-*"):
         files.remove(stale)
     damaged = []
-    for path in found(folder):
+    for path in paths(folder):
         if is_whole(path):
             state = header(path)
             run.check_resumes(state["identity"])
             if other := differences(run.machine(), state.get("machine", run.machine())):
-                print(f"note      not the same bits from here on: {', '.join(other)}")
+                print(f"note      not bit-identical from here: {', '.join(other)}")
             for newer in damaged:
                 files.remove(newer)
             return state["step"]
         print(f"checkpoint {path} is damaged")
         damaged.append(path)
     if damaged:
-        raise RunError(f"{damaged[-1]} and all newer ones are damaged; start anew")
+        raise RunError(f"{damaged[-1]} and all newer ones are damaged; use --overwrite_output_dir")
     return 0
 
 
@@ -75,14 +75,14 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
     budgets = torch.zeros(world_size, dtype=torch.int64, device=accelerator.device)
     budgets[accelerator.process_index] = max_tokens
     budgets = distributed.all_reduce(accelerator, budgets).tolist()
-    if accelerator.is_main_process and not found(folder, step):
+    if accelerator.is_main_process and not paths(folder, step):
         tensors = {}
         for name, parameter in classifier.named_parameters():
             tensors[f"model/{name}"] = parameter.detach().contiguous()
             for key, value in optimizer.state[parameter].items():
                 tensors[f"optimizer/{name}/{key}"] = value
         for name, buffer in classifier.named_buffers():
-            tensors[f"model/{name}"] = buffer.clone()  # some share memory, which a file cannot
+            tensors[f"model/{name}"] = buffer.clone()  # safetensors refuses shared memory
         asked = run.settings["max_tokens_per_device"]
         state = {"step": step, "identity": run.identity(), "asked": asked, "max_tokens": budgets}
         state["machine"] = run.machine()
@@ -91,12 +91,12 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
         write(folder / FOLDER / f"step-{step:08d}", tensors, state)
     distributed.barrier(accelerator)
     if accelerator.is_main_process:
-        for old in found(folder)[KEPT:]:
+        for old in paths(folder)[KEPT:]:
             files.remove(old)
 
 
 def write(path, tensors, state):
-    """Write a checkpoint; its name is `path` with the digest behind it."""
+    """Write a checkpoint; its name is `path` and the digest."""
     path.parent.mkdir(exist_ok=True)
     with files.staging(path) as staged:
         save_file(tensors, staged, {"checkpoint": json.dumps(state)})
@@ -106,12 +106,12 @@ def write(path, tensors, state):
 
 def load(run, step, accelerator, classifier, optimizer):
     """Restore the state after `step` steps; returns this rank's token budget: the saved one, or the
-    least for other ranks, unless the flag or its default has changed. Every rank reads the file.
+    least if the world size differs, or the flag if it changed. Every rank reads the file.
     """
     asked = run.settings["max_tokens_per_device"]
     if not step:
         return asked
-    [path] = found(Path(run.settings["output_dir"]), step)
+    [path] = paths(Path(run.settings["output_dir"]), step)
     state, parameters = header(path), dict(classifier.named_parameters())
     tensors = parameters | dict(classifier.named_buffers())
     with safe_open(path, "pt") as file, torch.no_grad():

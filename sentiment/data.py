@@ -46,7 +46,7 @@ class Reviews:
         return HELD_OUT if self.split == "train" else self.split
 
     def identity(self):
-        """To find these reviews again, and notice a change."""
+        """What run.json keeps, to find these reviews again and detect changes."""
         digest = hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
         return {"split": self.split, "rows": self.rows, "sha256": digest}
 
@@ -60,7 +60,7 @@ class Reviews:
 def load_split(name, split, text_column="text", label_column="label"):
     """One split of a Hub id, of a folder (its file of that name), or of a file ("train" only).
 
-    Returns (Reviews, or None; names of the classes by id; what was left out, in words). UserError.
+    Returns (Reviews, or None; names of the classes by id; what was dropped, as text). UserError.
     """
     data = read_split(name, split)
     if data is None:
@@ -68,14 +68,14 @@ def load_split(name, split, text_column="text", label_column="label"):
     for flag, column in (("--text_column", text_column), ("--label_column", label_column)):
         if column not in data.column_names:
             there = ", ".join(data.column_names)
-            raise UserError(f"{flag} {column}: {name} has the columns {there}")
+            raise UserError(f"{flag} {column}: {name} has columns {there}")
     try:
         texts, labels = data[text_column][:], data[label_column][:]
     except ValueError as error:  # Parquet whose strings are not UTF-8
         raise UserError(f"{name}: cannot be read: {first_line(error)}") from error
     wrong = next((text for text in texts if not isinstance(text, str | None)), None)
     if wrong is not None:
-        raise UserError(f"--text_column: strings are needed, {split} has {wrong!r}")
+        raise UserError(f"--text_column: texts must be strings; {split} has {wrong!r}")
     names = getattr(data.features[label_column], "names", None)
     labels = [label_name(label, names) for label in labels]
     with_text = [row for row, text in enumerate(texts) if text and text.strip()]
@@ -83,7 +83,7 @@ def load_split(name, split, text_column="text", label_column="label"):
     reviews = Reviews(split, rows, [texts[row] for row in rows], [labels[row] for row in rows])
     missing = f"{len(texts) - len(with_text):,} without text"
     missing += f", {len(with_text) - len(rows):,} without label"
-    left_out = f", left out: {missing}" if len(rows) < len(texts) else ""
+    left_out = f", dropped: {missing}" if len(rows) < len(texts) else ""
     return reviews, class_names(reviews.labels, names), left_out
 
 
@@ -95,7 +95,7 @@ def read_split(name, split):
         return read_file(path) if split == "train" else None
     paths = [path / (split + end) for end in READERS if (path / (split + end)).exists()]
     if len(paths) > 1:
-        raise UserError(f"{name}: leave one of {paths[0].name} and {paths[1].name}")
+        raise UserError(f"{name}: remove {paths[0].name} or {paths[1].name}")
     return read_file(paths[0]) if paths else None
 
 
@@ -106,7 +106,7 @@ def read_file(path):
     datasets = access.quiet_datasets()
     reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
     if not reader:
-        raise UserError(f"{path}: cannot read this kind of file; possible are {', '.join(READERS)}")
+        raise UserError(f"{path}: unknown file type; supported: {', '.join(READERS)}")
     options, failures = {}, (datasets.exceptions.DatasetGenerationError, ValueError, StopIteration)
     try:
         if reader == "csv":  # types guessed from the first rows may not fit
@@ -119,7 +119,7 @@ def read_file(path):
         if type(cause) is OSError and cause.errno:  # a full disk
             raise cause from None
         empty = "no data" in str(cause) or not str(cause)
-        reason = "it has no rows" if empty else first_line(cause)
+        reason = "no rows" if empty else first_line(cause)
         hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""
         raise UserError(f"{path}: cannot be read as {reader}: {reason}{hint}") from error
     if reader == "csv" and any(name.startswith("__index_level_") for name in data.column_names):
@@ -160,7 +160,7 @@ def load_train_and_test(args):
         test = train.at(stratified(train.labels, size, f"{args.seed}/cut off"))
         rows = set(test.rows)
         train = train.at([i for i, row in enumerate(train.rows) if row not in rows])
-        report += [f"test:  no such split; {size:,} reviews (10%) are held out of train"]
+        report += [f"test:  none; {size:,} reviews (10%) are held out of train"]
     else:
         report += [f"test:  {test.summary()}{test_left_out}"]
         if unknown := ", ".join(sorted(set(test.labels) - set(train.labels))):
@@ -177,6 +177,6 @@ def load_train_and_test(args):
     test = test.sample(args.max_eval_samples, f"{args.seed}/test")
     if len(set(train.labels)) < 2:
         left = f"{train.summary()} left; see --max_train_samples"
-        raise UserError(f"{name}: at least two classes are needed to train, {left}")
+        raise UserError(f"{name}: training needs at least two classes; {left}")
     report += [f"used:  {train.summary()} to train, {test.summary()} to score"]
     return train, test, names, report

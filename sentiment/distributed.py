@@ -25,7 +25,7 @@ def peer_lost():
     try:
         yield
     except RuntimeError as error:
-        # This rank's own: GPU kernels report errors late.
+        # This rank's own: CUDA errors are asynchronous.
         own = isinstance(error, torch.AcceleratorError) or "Cuda failure" in str(error)
         if own or is_out_of_memory(error):
             raise
@@ -50,7 +50,7 @@ def broadcast(accelerator, number):  # 0 on the others
 
 
 def all_reduce_gradients(accelerator, parameters, loss, stop):
-    """Sum gradients (in place) and loss over the ranks. Returns (loss, a rank was told to stop)."""
+    """Sum gradients (in place) and loss over the ranks. Returns (loss, whether any rank stops)."""
     for parameter in parameters:  # a rank without reviews adds zeros
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -1,10 +1,10 @@
-"""Failures that deserve one line instead of a traceback."""
+"""Failures reported in one line, without a traceback."""
 
 import signal
 
 
 class UserError(Exception):
-    """The user's mistake: what was given, what is possible, what to do. Exit code 2."""
+    """A user error: what was given, what is possible, what to do. Exit code 2."""
 
 
 class RunError(Exception):
@@ -18,7 +18,7 @@ class Stopped(BaseException):
     """
 
     def __init__(self, received=()):
-        by = f"by {signal.Signals(received[0]).name}" if received else "with another process"
+        by = f"by {signal.Signals(received[0]).name}" if received else "by a peer's signal"
         super().__init__(f"stopped {by}")
         self.code = 130 if received and received[0] == signal.SIGINT else 143
 

@@ -15,7 +15,7 @@ from sentiment.fast import packing
 def passes(model, ids, chosen, max_tokens):
     """The forward passes over the reviews `chosen`: pairs of (their indices, the model's inputs).
 
-    ids: an int64 tensor for each review; max_tokens: in a pass, padding too unless packed on a CPU.
+    ids: an int64 tensor for each review; max_tokens: per pass, with padding unless packed on a CPU.
     """
     lengths, packed = {i: len(ids[i]) for i in chosen}, packing.applies(model)
     padded = not packed or model.device.type != "cpu"  # a GPU holds padded embeddings as well
@@ -56,7 +56,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
 def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
     """`logits`, computed by all ranks together; every rank gets all rows.
 
-    Once a rank has a signal in `stop`, all raise Stopped within seconds.
+    Once a rank has a signal in `stop`, all raise Stopped after a chunk.
     """
     lengths, chunks = [len(review) for review in ids], []
     size = token_budget(model) // 64 * accelerator.num_processes
@@ -77,7 +77,7 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
 def token_budget(model):
     if model.device.type == "cpu":
         return 4096  # larger passes are no faster
-    # Not measured yet. Memory grows with the width of the model.
+    # Not measured yet. Memory grows with the hidden size.
     return max(512, 16384 * 768 // getattr(model.config, "hidden_size", 768))
 
 
@@ -90,7 +90,8 @@ def recover(error, max_tokens, longest):
     if "does not have a deterministic implementation" in str(error):
         torch.use_deterministic_algorithms(False)
         if os.environ.get("RANK", "0") == "0":
-            print(f"{str(error).split()[0]} is not deterministic: runs may differ", file=sys.stderr)
+            operation = str(error).split()[0]
+            print(f"{operation} has no deterministic kernel: runs may differ", file=sys.stderr)
         return max_tokens
     if not is_out_of_memory(error):
         raise error
@@ -100,5 +101,5 @@ def recover(error, max_tokens, longest):
     traceback.clear_frames(error.__traceback__)  # they hold activations
     clear_device_cache()
     max_tokens //= 2
-    print(f"out of memory: going on with at most {max_tokens} tokens in a pass", file=sys.stderr)
+    print(f"out of memory: continuing with at most {max_tokens} tokens per pass", file=sys.stderr)
     return max_tokens

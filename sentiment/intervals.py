@@ -1,4 +1,4 @@
-"""How far a number measured on few reviews may lie from the truth: 95% intervals."""
+"""95% confidence intervals of scores that were measured on few reviews."""
 
 import math
 
@@ -6,7 +6,7 @@ Z = 1.959963984540054  # the normal distribution's 97.5% point
 
 
 def wilson(successes, trials):
-    """Of a proportion, such as accuracy: the score method (Wilson 1927)."""
+    """For a proportion, such as accuracy: the score method (Wilson 1927)."""
     if not trials:
         return 0.0, 1.0
     p, zz = successes / trials, Z * Z
@@ -16,7 +16,7 @@ def wilson(successes, trials):
 
 
 def f1(true_positives, errors):
-    """Of F1 = 2 TP / (2 TP + errors), errors = false positives + false negatives.
+    """For F1 = 2 TP / (2 TP + errors), errors = false positives + false negatives.
 
     F1 = 2 J / (1 + J) rises with J = TP / (TP + errors), a proportion: its limits give F1's.
     """
@@ -25,7 +25,7 @@ def f1(true_positives, errors):
 
 
 def roc_auc(auc, positives, negatives):
-    """Of the area under the ROC curve: method 5 of Newcombe (2006, Statistics in Medicine 25)."""
+    """For the area under the ROC curve: method 5 of Newcombe (2006, Statistics in Medicine 25)."""
     half = (positives + negatives) / 2 - 1
 
     def too_far(t):  # by more than 1.96 of its own standard errors
@@ -43,13 +43,13 @@ def roc_auc(auc, positives, negatives):
 
 
 def mean(limits):
-    """Of an average over classes: the averages of their limits, which is wide enough."""
+    """For a macro average: the averages of the limits, which is conservative."""
     lows, highs = zip(*limits, strict=True)
     return sum(lows) / len(lows), sum(highs) / len(highs)
 
 
 def paired_difference(only_first, only_second, reviews):
-    """Of the difference of two accuracies on the same reviews: Bonett and Price (2012, Journal of
+    """For the difference of two accuracies on the same reviews: Bonett and Price (2012, Journal of
     Educational and Behavioral Statistics 37). only_first: reviews that only one got right.
     """
     p, q = (only_first + 1) / (reviews + 2), (only_second + 1) / (reviews + 2)
@@ -58,5 +58,5 @@ def paired_difference(only_first, only_second, reviews):
 
 
 def least_difference(accuracy, reviews):
-    """The smallest significant difference of two models, each on so many reviews of its own."""
+    """The smallest significant difference of two models, each scored on its own `reviews`."""
     return Z * math.sqrt(2 * accuracy * (1 - accuracy) / reviews)

@@ -10,7 +10,7 @@ FIGURES = (*PUBLISHED, "loss", "calibration_error", "brier_score")
 
 
 def positive_class(names):
-    """Id of the class that F1 is about: "positive", or the second of two."""
+    """Id of the positive class for F1: "positive", or the second of two."""
     folded = [name.casefold() for name in names]
     return folded.index("positive") if "positive" in folded else 1
 
@@ -76,7 +76,7 @@ def metric_intervals(confusion, averaged, aucs):
 
 def reliability_bins(probabilities, labels):
     """Reviews by confidence, the probability of the predicted class, in ten bins of equal width:
-    [(mean confidence, share that is right, reviews), ...] without empty ones.
+    [(mean confidence, accuracy, reviews), ...] without empty ones.
     """
     confidence, predictions = probabilities.max(dim=1)
     right = (predictions == labels).double()

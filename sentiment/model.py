@@ -1,4 +1,4 @@
-"""What is made of a pretrained model: head, tokenizer, limits; saving it."""
+"""A pretrained model made ready for reviews: head, tokenizer, limits; and saved."""
 
 import hashlib
 import json
@@ -50,8 +50,8 @@ def config_for_training(folder, labels, attention_dropout=None):
 
 
 def for_reviews(tokenizer):
-    """The tokenizer, which now reads HTML breaks as spaces and truncates long texts at the start: a
-    review's end says most (Sun et al. 2019).
+    """The tokenizer, which now reads HTML breaks as spaces and truncates long texts on the left: a
+    review's end tells more than its start (Sun et al. 2019).
     """
     if not tokenizer.is_fast:
         return tokenizer  # trial.check refuses it
@@ -88,8 +88,7 @@ def truncate_at(requested, tokenizer):
     """Truncate at `requested` tokens, else at 512, or fewer if the model takes fewer. UserError."""
     longest = tokenizer.model_max_length
     if requested and requested > longest:
-        limit = f"the model takes at most {longest} tokens, or was trained with no more"
-        raise UserError(f"--max_length {requested}: {limit}")
+        raise UserError(f"--max_length {requested}: the model's limit is {longest} tokens")
     tokenizer.model_max_length = requested or min(512, longest)
 
 
@@ -111,7 +110,7 @@ class Encoded:
     lengths: list[int]  # tokens of each
     labels: list[int]  # class ids
     rows: list[int]  # row numbers in their split
-    truncated: int  # reviews cut
+    truncated: int  # number of truncated reviews
 
 
 def encode_reviews(tokenizer, reviews, classes):
@@ -121,7 +120,7 @@ def encode_reviews(tokenizer, reviews, classes):
 
 
 def fingerprint(tokenizer, classifier):
-    """SHA-256 of what training takes from a model: weights, configuration, tokenizer."""
+    """SHA-256 of a model before training: weights, configuration, tokenizer."""
     config = classifier.config.to_diff_dict()
     config.pop("transformers_version", None)
     words = [config, tokenizer.backend_tokenizer.to_str()]

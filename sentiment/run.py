@@ -17,7 +17,7 @@ from sentiment import files
 from sentiment.errors import UserError
 
 LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
-# A resumed run may change these, if not bit for bit.
+# A resumed run may change these; it is then not bit-identical.
 FREE = {"output_dir", "overwrite_output_dir", "resume", "checkpointing_steps", "revision"}
 FREE |= {"max_tokens_per_device", "report_to"}
 
@@ -36,12 +36,12 @@ def git_commit():
 
 
 def versions():
-    found = {"python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    result = {"python": platform.python_version()}
+    result |= {name: importlib.metadata.version(name) for name in LIBRARIES}
     if torch.cuda.is_available():
-        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-        found["driver"] = collect_env.get_nvidia_driver_version(collect_env.run)
-    return found
+        result |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        result["driver"] = collect_env.get_nvidia_driver_version(collect_env.run)
+    return result
 
 
 def differences(now, was):
@@ -110,7 +110,7 @@ class Run:
         return {**settings, "mixed_precision": self.precision}
 
     def machine(self):
-        """What decides the last bits besides the identity."""
+        """What else bit-identity depends on."""
         hardware = {"device": self.device, "processes": self.processes, "threads": self.threads}
         return hardware | self.versions
 
@@ -121,7 +121,7 @@ class Run:
         changed = differences(now, was)
         if not changed:  # another seed, for example, explains other reviews by itself
             other = [name for name in contents if contents[name] != was.get(name)]
-            changed = [f"{name} {self.settings[name]} (had other contents)" for name in other]
+            changed = [f"{name} {self.settings[name]} (contents differ)" for name in other]
         if changed:
             differ = f"settings differ from the run's: {', '.join(changed)}"
             raise UserError(f"--resume: {differ}; use a new --output_dir")

@@ -1,5 +1,5 @@
-"""No test needs a network, or writes outside pytest's temporary folders and one for the libraries'
-caches. GPUs are hidden, except from `python -m pytest -m gpu`.
+"""No test needs a network, or writes outside pytest's temporary folders and a cache folder for the
+libraries. GPUs are hidden, except from `python -m pytest -m gpu`.
 """
 
 import os

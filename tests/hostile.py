@@ -1,4 +1,4 @@
-"""Model folders as somebody with bad intentions, or a bad disk, would leave them: one change each
+"""Model folders changed by an attacker or a bad disk: one change each
 to a good one.
 """
 
@@ -14,7 +14,7 @@ CODE = "open({canary!r}, 'w').close()\n"
 
 
 class Payload:
-    """Pickled, it makes a file when it is read."""
+    """Its pickle creates a file when loaded."""
 
     def __init__(self, canary):
         self.canary = canary
@@ -33,7 +33,7 @@ def header(folder, length, content=b"{}"):
 
 
 def one_tensor(folder, **entry):
-    """Weights whose header says so of one tensor, before 64 bytes of data."""
+    """Weights whose header gives one tensor these fields, before 64 bytes of data."""
     content = json.dumps(
         {"distilbert.embeddings.word_embeddings.weight": {"dtype": "F32", **entry}}
     ).encode()
@@ -67,7 +67,7 @@ def pickled(folder, canary):
 
 
 def sharded(folder, shard):
-    """The weights under the name `shard`, where the folder's index looks for them."""
+    """The weights renamed to `shard`, which the index file names."""
     tensors = load_file(folder / "model.safetensors")
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors, shard)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -75,7 +75,7 @@ def sharded(folder, shard):
 
 
 def linked(folder, file):
-    """The file moved next to the folder, a link in its place."""
+    """The file moved out of the folder and replaced by a link."""
     outside = folder.parent / f"{folder.name}-{file}"
     os.replace(folder / file, outside)
     (folder / file).symlink_to(outside)

@@ -66,7 +66,7 @@ class Repo:
 
 @dataclass
 class Call:
-    """A request as a route sees it; the route returns the answer's content and may set its status
+    """A request as a route sees it. The route returns the response body and may set the status
     and headers.
     """
 
@@ -79,7 +79,7 @@ class Call:
 
 
 class HubError(Exception):
-    """An answer that is an error: the Hub gives its text in X-Error-Message and its kind in
+    """An error response. The Hub gives the text in X-Error-Message and the kind in
     X-Error-Code.
     """
 
@@ -99,7 +99,7 @@ def git_oid(kind, content):
 
 
 def goes_to_lfs(path, size):
-    """Whether the Hub keeps a file in LFS, as .gitattributes says and for its size, or else in git
+    """Whether the Hub stores a file in LFS, by .gitattributes and size, or else in git
     itself.
     """
     return size > 0 and (path.endswith(LFS_SUFFIXES) or size > LFS_THRESHOLD)
@@ -136,7 +136,7 @@ def route(method, pattern):
 
 
 class LoopbackHub:
-    """The server, and the hands on it: ``add_repo``, ``commit``, ``files``, ``commits``,
+    """The server and its controls: ``add_repo``, ``commit``, ``files``, ``commits``,
     ``requests``, ``faults``.
 
     ``tokens`` maps a token to its user and role: "read", "write" or "fineGrained", the last with a

@@ -1,4 +1,4 @@
-"""What a user may get wrong: one line that names it, exit code 2, and nothing written."""
+"""User errors: one line that names the mistake, exit code 2, and nothing written."""
 
 import gzip
 import hashlib
@@ -60,7 +60,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, distilbert, trained, reviews):
-    """A folder with everything the cases below name."""
+    """A folder with all files that the cases below use."""
     folder = tmp_path_factory.mktemp("bad")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -111,8 +111,8 @@ def contents(folder):
     return {path: hashlib.sha256(open(path, "rb").read()).hexdigest() for path in paths}
 
 
-# Script, its words ("@" is the folder above), what the line must name. train gets a model, reviews,
-# an output folder and fp32, evaluate and predict a trained model, unless the words give others.
+# Script, its arguments ("@" is the folder above), what the error must name. By default train gets
+# a model, reviews, an output folder and fp32; evaluate and predict get a trained model.
 DEFAULTS = {
     "train": [
         "--model_name_or_path=@/model",
@@ -209,7 +209,7 @@ CASES = [
         for name, named in DATA.items()
         for script in ("train", "evaluate")
     ],
-    *[("train", f"--dataset_name {words}", named) for words, named in ONLY_TRAIN],
+    *[("train", f"--dataset_name {argv}", named) for argv, named in ONLY_TRAIN],
     *[("train", f"--model_name_or_path {name}", named) for name, named in MODELS.items()],
     *[
         ("predict", f"--model_name_or_path {name}", named)
@@ -235,16 +235,16 @@ CASES = [
 
 
 def words_of(name, line, folder):
-    words = [
+    argv = [
         *DEFAULTS[name],
         *line.replace("no such ", "no-such_").split(),
         *(["good"] if name == "predict" else []),
     ]
-    return [word.replace("@", str(folder)).replace("no-such_", "no such ") for word in words]
+    return [word.replace("@", str(folder)).replace("no-such_", "no such ") for word in argv]
 
 
 @pytest.mark.parametrize(("name", "line", "named"), CASES, ids=lambda case: case[:60])
-def test_a_mistake_is_one_line_that_names_it_and_writes_nothing(
+def test_a_user_error_is_one_line_and_writes_nothing(
     name, line, named, folder, refusal, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
@@ -258,14 +258,14 @@ def test_a_mistake_is_one_line_that_names_it_and_writes_nothing(
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
-def test_without_a_model_yet_the_line_says_how_to_get_one(name, refusal, monkeypatch, tmp_path):
+def test_a_missing_default_model_says_how_to_train_one(name, refusal, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     error = refusal(MAIN[name], ["good"] if name == "predict" else [])
     assert "outputs/model" in error
     assert "train.py" in error
 
 
-def test_a_link_to_itself_is_no_file(tmp_path, refusal):
+def test_a_symlink_loop_is_refused(tmp_path, refusal):
     (tmp_path / "loop").symlink_to("loop")
     error = refusal(train.main, ["--dataset_name", tmp_path / "loop", "--output_dir", tmp_path])
     assert "no such file" in error
@@ -292,8 +292,8 @@ def test_hyphens_are_taken_for_underscores_in_flags_and_nowhere_else():
         ("predict", "--model_name_or_path @/other_size good", "@/other_size"),
     ],
 )
-def test_a_mistake_in_a_process_of_its_own(name, line, named, folder, tmp_path):
-    """Nothing that the libraries write stands next to the one line."""
+def test_a_user_error_ends_a_process_with_2(name, line, named, folder, tmp_path):
+    """Library messages do not appear next to the error."""
     done = tiny.script(name, *words_of(name, line, folder), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{name}.py: error: ")

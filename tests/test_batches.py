@@ -1,4 +1,4 @@
-"""The order of the reviews and who computes them."""
+"""The order of reviews, and their split over ranks and micro-batches."""
 
 import hashlib
 import itertools
@@ -19,12 +19,12 @@ def flat(lists):
 
 
 @pytest.mark.parametrize("batch_size", range(1, 10))
-def test_an_epoch_holds_every_review_once_in_full_batches_but_the_last(batch_size):
+def test_an_epoch_contains_every_review_once(batch_size):
     for size in range(1, 41):
-        drawn = batches.global_batches(size, batch_size, seed=3, epoch=1)
-        assert sorted(flat(drawn)) == list(range(size))
+        global_batches = batches.global_batches(size, batch_size, seed=3, epoch=1)
+        assert sorted(flat(global_batches)) == list(range(size))
         full, rest = divmod(size, batch_size)
-        assert [len(batch) for batch in drawn] == [batch_size] * full + [rest] * (rest > 0)
+        assert [len(batch) for batch in global_batches] == [batch_size] * full + [rest] * (rest > 0)
 
 
 def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
@@ -37,7 +37,7 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
     assert order(1, 1) == first
     assert flat(batches.global_batches(40, 3, 1, 1)) == list(
         first
-    )  # the same permutation, cut otherwise
+    )  # the same permutation, split differently
     assert len({order(seed, epoch) for seed in range(12) for epoch in range(12)}) == 144
     assert batches.global_batches(5, 2, seed=1, epoch=0) == [
         [2, 1],
@@ -66,21 +66,21 @@ def test_a_long_review_is_balanced_by_several_short_ones():
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("max_tokens", [1, 40, 59, 60, 61, 300, 10**6])
 def test_micro_batches_cover_the_share_and_keep_to_the_limit(max_tokens, padded):
-    """Padding counts if it is computed. A pass ends only where the next review would not have
-    fitted.
+    """Padding counts if it is computed. A micro-batch ends only where the next
+    review would not have fitted.
     """
     for size in range(30):
         lengths = lengths_of(50, seed=size)
         share = random.Random(size).sample(range(50), size)
-        cut = batches.micro_batches(share, lengths, max_tokens, padded)
-        assert sorted(flat(cut)) == sorted(share)
+        groups = batches.micro_batches(share, lengths, max_tokens, padded)
+        assert sorted(flat(groups)) == sorted(share)
         sizes = [
             [max(lengths[i] for i in batch) if padded else lengths[j] for j in batch]
-            for batch in cut
+            for batch in groups
         ]
         assert all(len(batch) == 1 or sum(batch) <= max_tokens for batch in sizes)
         following = [
-            sizes[n][0] if padded else lengths[batch[0]] for n, batch in enumerate(cut[1:])
+            sizes[n][0] if padded else lengths[batch[0]] for n, batch in enumerate(groups[1:])
         ]
         assert all(
             sum(batch) + more > max_tokens for batch, more in zip(sizes, following, strict=False)
@@ -88,10 +88,10 @@ def test_micro_batches_cover_the_share_and_keep_to_the_limit(max_tokens, padded)
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_a_review_over_the_limit_goes_alone_and_the_others_fill_their_passes(padded):
+def test_a_review_over_the_token_budget_gets_its_own_pass(padded):
     lengths = [5, 100, 5, 5, 5, 5]
-    cut = batches.micro_batches(range(6), lengths, 20, padded)
-    assert [[lengths[i] for i in batch] for batch in cut] == [[100], [5, 5, 5, 5], [5]]
+    groups = batches.micro_batches(range(6), lengths, 20, padded)
+    assert [[lengths[i] for i in batch] for batch in groups] == [[100], [5, 5, 5, 5], [5]]
 
 
 def test_pad_gives_ids_and_a_mask_of_the_real_tokens():
@@ -103,12 +103,12 @@ def test_pad_gives_ids_and_a_mask_of_the_real_tokens():
     assert {tensor.dtype for tensor in inputs.values()} == {torch.int64}
 
 
-def test_the_mask_goes_by_length_where_a_text_holds_the_padding_token():
+def test_the_mask_depends_on_length_not_on_the_padding_token():
     inputs = batches.pad([torch.tensor([2, 0, 3]), torch.tensor([2])], 0, torch.device("cpu"))
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-def test_dropout_seeds_are_the_first_four_bytes_of_a_hash_and_do_not_repeat():
+def test_dropout_seeds_are_hashed_and_unique():
     assert batches.dropout_seed(42, 7, 1) == int(hashlib.sha256(b"42/7/1").hexdigest()[:8], 16)
     places = itertools.product(range(10), range(1, 11), range(10))
     assert len({batches.dropout_seed(*place) for place in places}) == 1000

@@ -1,6 +1,4 @@
-"""Nothing is lost: what is resumed equals what nobody disturbed; the long forms are in
-benchmarks/trials.py.
-"""
+"""A resumed run equals an uninterrupted one. benchmarks/trials.py has longer trials."""
 
 import errno
 import hashlib
@@ -36,11 +34,11 @@ SETTINGS |= {"checkpointing_steps": 4}  # an epoch has 6 steps
 
 
 class Crash(Exception):
-    """A bug, a kill: nothing expects it."""
+    """A bug or a kill: no code handles it."""
 
 
 def crash_at(monkeypatch, module, name, times):
-    """Have a function of the run crash when it is called the `times`-th time."""
+    """Make a function crash at its `times`-th call."""
     function, calls = getattr(module, name), itertools.count(1)
 
     def crashing(*args, **options):
@@ -52,7 +50,7 @@ def crash_at(monkeypatch, module, name, times):
 
 
 def result(folder):
-    """All that a resumed run must share with an undisturbed one."""
+    """All that must be equal in a resumed and an uninterrupted run."""
     assert not [
         path.name
         for path in folder.iterdir()
@@ -77,7 +75,7 @@ def undisturbed(tmp_path_factory, distilbert, reviews):
 
 
 def crashed(monkeypatch, distilbert, reviews, folder, *moment, **settings):
-    """The folder of a run that crashed at a moment, as crash_at takes it."""
+    """The folder of a run that crashed; moment: see crash_at."""
     with monkeypatch.context() as patch:
         crash_at(patch, *moment)
         with pytest.raises(Crash):
@@ -94,7 +92,7 @@ def broken(tmp_path_factory, distilbert, reviews):
 
 
 def steps(folder):
-    return [path.name[:13] for path in checkpoint.found(folder)]
+    return [path.name[:13] for path in checkpoint.paths(folder)]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def steps(folder):
         (card, "write_results", 1, {}),
     ],
 )
-def test_a_run_that_crashed_ends_as_the_undisturbed_one(
+def test_a_crashed_run_resumes_to_the_same_result(
     tmp_path, distilbert, reviews, undisturbed, monkeypatch, module, name, times, more
 ):
     """With dropout, micro-batches, and an evaluation that may have been logged or not."""
@@ -151,9 +149,7 @@ def test_two_checkpoints_are_kept_and_none_when_the_run_has_finished(
     assert not (folder / "checkpoints").exists()
 
 
-def test_with_fp16s_scaler_too_and_a_step_that_it_skips_is_no_failure(
-    tmp_path, distilbert, reviews, monkeypatch
-):
+def test_fp16_resumes_and_a_skipped_step_is_no_failure(tmp_path, distilbert, reviews, monkeypatch):
     """On a CPU fp16 has no scaler, and its gradients do not leave their range: both are brought
     about here.
     """
@@ -179,14 +175,16 @@ def test_with_fp16s_scaler_too_and_a_step_that_it_skips_is_no_failure(
     folder = crashed(
         monkeypatch, distilbert, reviews, tmp_path / "run", batches, "dropout_seed", 10
     )
-    scaler = checkpoint.header(checkpoint.found(folder)[0])["scaler"]
+    scaler = checkpoint.header(checkpoint.paths(folder)[0])["scaler"]
     # halved after 2, doubled after three more, halved after 6, and two steps since
     assert (scaler["scale"], scaler["_growth_tracker"]) == (512.0, 2)
     assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == result(whole)
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_goes_on_with_the_right_reviews(tmp_path, reviews, monkeypatch):
+def test_resuming_with_another_number_of_processes_keeps_the_batches(
+    tmp_path, reviews, monkeypatch
+):
     model = tiny.save_model(tmp_path / "model", "distilbert", **tiny.NO_DROPOUT)
     whole = tiny.train(model, reviews, tmp_path / "whole", **SETTINGS)
     folder = crashed(monkeypatch, model, reviews, tmp_path / "run", batches, "dropout_seed", 10)
@@ -209,7 +207,7 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(
     tmp_path, distilbert, reviews, broken, undisturbed, capfd
 ):
     folder = shutil.copytree(broken, tmp_path / "run")
-    path = checkpoint.found(folder)[0]
+    path = checkpoint.paths(folder)[0]
     with open(path, "r+b") as file:
         file.seek(1000)
         file.write(b"!")
@@ -224,7 +222,7 @@ def test_when_all_are_damaged_the_run_stops_and_names_the_file(
     tmp_path, distilbert, reviews, broken, refusal
 ):
     folder = shutil.copytree(broken, tmp_path / "run")
-    for path in checkpoint.found(folder):
+    for path in checkpoint.paths(folder):
         path.write_bytes(path.read_bytes()[:-1])
     given = {
         "model_name_or_path": distilbert,
@@ -233,13 +231,13 @@ def test_when_all_are_damaged_the_run_stops_and_names_the_file(
         "mixed_precision": "no",
     }
     line = refusal(script.main, tiny.flags(**given, resume=True, **SETTINGS), code=1)
-    assert str(checkpoint.found(folder)[-1]) in line
+    assert str(checkpoint.paths(folder)[-1]) in line
     assert steps(folder) == ["step-00000008", "step-00000004"]
 
 
 def test_every_byte_of_a_checkpoint_counts(tmp_path, broken):
-    """Of the header, of the tensors and of the digest in the name: flipped, or taken out."""
-    path = Path(shutil.copy(checkpoint.found(broken)[0], tmp_path))
+    """In the header, the tensors and the digest in the name: flipped or removed."""
+    path = Path(shutil.copy(checkpoint.paths(broken)[0], tmp_path))
     content = path.read_bytes()
     assert checkpoint.is_whole(path)
     for at in [*range(100), *range(100, len(content), len(content) // 200), len(content) - 1]:
@@ -255,7 +253,7 @@ def test_every_byte_of_a_checkpoint_counts(tmp_path, broken):
 
 
 class Alone:
-    """Stands in for the Accelerator of a run of one process."""
+    """A stub of the Accelerator for one process."""
 
     num_processes, process_index, is_main_process, device, scaler = (
         1,
@@ -272,9 +270,7 @@ class Alone:
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("File too large")]
 )
-def test_a_failure_at_any_file_operation_of_a_save_leaves_a_good_checkpoint(
-    tmp_path, monkeypatch, error
-):
+def test_a_failed_file_operation_leaves_an_intact_checkpoint(tmp_path, monkeypatch, error):
     classifier = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(classifier.parameters())
     names = "dataset_name", "model_name_or_path", "max_tokens_per_device"
@@ -312,8 +308,8 @@ def test_a_failure_at_any_file_operation_of_a_save_leaves_a_good_checkpoint(
             except (OSError, errors.RunError, SafetensorError):
                 failures += 1
         assert checkpoint.newest(tmp_path, run) >= step - 1 - failures
-        assert all(map(checkpoint.is_whole, checkpoint.found(tmp_path)))
-        assert len(checkpoint.found(tmp_path)) >= 2
+        assert all(map(checkpoint.is_whole, checkpoint.paths(tmp_path)))
+        assert len(checkpoint.paths(tmp_path)) >= 2
         if next(calls) <= step - 3:
             break
     assert failures >= 12
@@ -329,7 +325,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("name", "value"), CHANGES.items())
-def test_other_mathematics_is_refused_by_name(distilbert, reviews, broken, refusal, name, value):
+def test_resume_refuses_changed_settings_by_name(distilbert, reviews, broken, refusal, name, value):
     given = {
         "model_name_or_path": distilbert,
         "dataset_name": reviews,
@@ -345,7 +341,7 @@ def test_other_mathematics_is_refused_by_name(distilbert, reviews, broken, refus
     assert {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()} == before
 
 
-def test_other_data_or_another_model_is_refused_by_name(
+def test_resume_refuses_other_data_or_another_model_by_name(
     tmp_path, distilbert, reviews, broken, refusal
 ):
     shutil.copytree(reviews, tmp_path / "reviews")
@@ -365,7 +361,7 @@ def test_other_data_or_another_model_is_refused_by_name(
         assert f"from the run's: {name} {tmp_path}" in line
 
 
-def test_other_settings_and_the_same_reviews_elsewhere_go_on(
+def test_resume_accepts_free_settings_and_moved_data(
     tmp_path, distilbert, reviews, broken, undisturbed
 ):
     folder = shutil.copytree(broken, tmp_path / "elsewhere")
@@ -382,9 +378,9 @@ def test_other_settings_and_the_same_reviews_elsewhere_go_on(
 
 
 def test_the_token_budget_in_force_is_kept(tmp_path, distilbert, reviews, broken, monkeypatch):
-    """Memory ran out before the crash; it is not asked to again."""
+    """After memory ran out before the crash, the resumed run does not retry the larger budget."""
     folder = shutil.copytree(broken, tmp_path / "run")
-    path = checkpoint.found(folder)[0]
+    path = checkpoint.paths(folder)[0]
     state, tensors = checkpoint.header(path), load_file(path)
     path.unlink()
     checkpoint.write(path.with_name(path.name[:13]), tensors, {**state, "max_tokens": [20]})
@@ -399,9 +395,9 @@ def test_another_machine_or_other_libraries_are_noted(
 ):
     folder = shutil.copytree(broken, tmp_path / "run")
     assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == undisturbed
-    assert "not the same bits" not in capfd.readouterr().out
+    assert "not bit-identical" not in capfd.readouterr().out
     folder = shutil.copytree(broken, tmp_path / "elsewhere")
-    path = checkpoint.found(folder)[0]
+    path = checkpoint.paths(folder)[0]
     state, tensors = checkpoint.header(path), load_file(path)
     path.unlink()
     now = state["machine"]
@@ -410,7 +406,7 @@ def test_another_machine_or_other_libraries_are_noted(
     tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)
     [note] = [line for line in capfd.readouterr().out.splitlines() if line.startswith("note")]
     wanted = f"device {now['device']} (was NVIDIA T4), torch {now['torch']} (was 2.9.0)"
-    assert note == f"note      not the same bits from here on: {wanted}"
+    assert note == f"note      not bit-identical from here: {wanted}"
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
@@ -421,7 +417,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     given = {"learning_rate": 3e-3, "num_train_epochs": 4, "train_batch_size": 8, "resume": True}
     tiny.train(distilbert, reviews, folder, **given)
-    assert f"the run in {folder} is finished" in capfd.readouterr().out
+    assert f"the run in {folder} is already finished" in capfd.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     given = tiny.flags(
         model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, **given, seed=3
@@ -433,9 +429,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert "run.json is damaged" in refusal(script.main, [*given, "--mixed_precision=no"])
 
 
-def test_resume_starts_in_a_new_folder_and_never_in_one_that_holds_no_run(
-    tmp_path, distilbert, reviews, refusal
-):
+def test_resume_starts_a_run_only_in_a_new_folder(tmp_path, distilbert, reviews, refusal):
     tiny.train(distilbert, reviews, tmp_path / "new", resume=True, num_train_epochs=1)
     assert tiny.read(tmp_path / "new", "status.json")["status"] == "finished"
     other = shutil.copytree(distilbert, tmp_path / "model")
@@ -481,7 +475,7 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path, distilbert, reviews, br
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_reviews(
+def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
     tmp_path, distilbert, reviews, monkeypatch, refusal, what
 ):
     accumulate, calls = script.accumulate_gradients, itertools.count(1)
@@ -504,20 +498,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_reviews(
     }
     more = {**SETTINGS, "train_batch_size": 5, "max_train_samples": 30}
     line = refusal(script.main, tiny.flags(**given, **more), code=1)
-    drawn = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
+    rows = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
     batch = batches.global_batches(30, 5, 42, 1)[5]
-    assert drawn != list(range(30))
-    assert "the loss of step 6 is " in line
-    assert ("step 6 is nan," if what == "loss" else "gradients inf,") in line
-    assert f"on the rows {', '.join(str(drawn[i]) for i in batch)};" in line
+    assert rows != list(range(30))
+    assert "step 6: loss " in line
+    assert ("loss nan," if what == "loss" else "gradient norm inf,") in line
+    assert f"on rows {', '.join(str(rows[i]) for i in batch)};" in line
     assert (tiny.read(folder, "status.json")["status"], steps(folder)) == (
         "failed",
         ["step-00000004"],
     )
-    assert checkpoint.is_whole(checkpoint.found(folder)[0])
+    assert checkpoint.is_whole(checkpoint.paths(folder)[0])
 
 
-def test_the_weights_can_be_read_by_whom_the_umask_lets(tmp_path, distilbert, reviews):
+def test_weights_get_the_permissions_of_the_umask(tmp_path, distilbert, reviews):
     umask = os.umask(0o022)
     try:
         folder = tiny.train(distilbert, reviews, tmp_path / "run", num_train_epochs=1)
@@ -542,7 +536,7 @@ def can_mount(folder):
     sys.platform != "linux",
     reason="the trials fork with torch loaded and mount: only Linux does both",
 )
-def test_a_short_form_of_each_trial(tmp_path, trials, count):
+def test_a_short_run_of_each_trial(tmp_path, trials, count):
     if trials == "disk" and not can_mount(tmp_path):
         pytest.skip(
             "a full disk is a small one that is mounted, which takes root; the other trials do "

@@ -1,4 +1,4 @@
-"""From files to labelled reviews, subsets and tokens."""
+"""Files to labelled reviews, samples and tokens."""
 
 import argparse
 import gzip
@@ -25,7 +25,7 @@ ROWS = [
 
 
 def write_any(path, rows):
-    """Rows into a file of any kind that can be read, by other code than the project's."""
+    """Write rows into a file of any supported type, without the project's code."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     if path.suffix == ".parquet":
         datasets.Dataset.from_list(
@@ -61,7 +61,7 @@ def test_every_kind_of_file_is_read_alone_and_in_a_folder(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl.gz", ".csv.gz"])
-def test_a_file_that_was_changed_is_read_anew(tmp_path, kind):
+def test_a_changed_file_is_read_again(tmp_path, kind):
     path = tmp_path / f"train{kind}"
     assert load(path, ROWS)[0] == [text for text, _ in ROWS]
     write_any(path, ROWS[:2])
@@ -116,7 +116,7 @@ def test_a_byte_order_mark_and_either_line_ending_are_read(tmp_path, kind, newli
         (["--5", "--6"], ["--5", "--6"]),
     ],
 )
-def test_classes_are_integers_by_value_or_strings_by_the_alphabet(tmp_path, labels, names):
+def test_classes_are_integers_by_value_or_strings_alphabetically(tmp_path, labels, names):
     rows = [(f"text {i}", label) for i, label in enumerate(labels)]
     for kind in (".jsonl", ".csv"):
         _, found, classes, _ = load(tmp_path / f"train{kind}", rows)
@@ -125,22 +125,22 @@ def test_classes_are_integers_by_value_or_strings_by_the_alphabet(tmp_path, labe
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet", ".csv"])
-def test_integers_with_gaps_are_not_taken_for_other_classes(tmp_path, kind):
+def test_integers_with_missing_values_stay_integers(tmp_path, kind):
     rows = [("a", 0.0), ("b", None), ("c", 1.0), ("d", 10.0), ("e", 2.0)]
     assert load(tmp_path / f"train{kind}", rows)[1:] == (
         ["0", "1", "10", "2"],
         ["0", "1", "2", "10"],
-        ", left out: 0 without text, 1 without label",
+        ", dropped: 0 without text, 1 without label",
     )
 
 
-def test_the_order_of_classes_does_not_hang_on_the_order_of_a_set():
-    """Which is another one in every process; ties by value are broken by the alphabet."""
+def test_class_order_does_not_depend_on_set_order():
+    """Set order differs between processes; equal values are sorted alphabetically."""
     wanted = ["-0", "0", "00", "000", "001", "01", "1"]
     assert label_rules.class_names([*wanted[::2], *wanted[1::2]]) == wanted
 
 
-def test_a_class_label_gives_names_in_its_own_order_and_minus_one_is_missing(tmp_path):
+def test_a_class_label_keeps_its_order_and_minus_one_is_missing(tmp_path):
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["pos", "neg", "so"])}
     )
@@ -150,15 +150,13 @@ def test_a_class_label_gives_names_in_its_own_order_and_minus_one_is_missing(tmp
         ["a", "c"],
         ["negative", "positive"],
         ["positive", "negative", "so"],
-        ", left out: 0 without text, 1 without label",
+        ", dropped: 0 without text, 1 without label",
     )
     assert load(tmp_path / "train.parquet") == wanted
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
-def test_reviews_without_text_or_label_are_left_out_counted_and_keep_the_row_numbers(
-    tmp_path, kind
-):
+def test_reviews_without_text_or_label_are_dropped_and_counted(tmp_path, kind):
     rows = [
         ("one", "a"),
         ("", "b"),
@@ -176,11 +174,11 @@ def test_reviews_without_text_or_label_are_left_out_counted_and_keep_the_row_num
         ["a", "b", "a"],
         [0, 4, 6],
     )
-    assert (names, left_out) == (["a", "b"], ", left out: 3 without text, 1 without label")
+    assert (names, left_out) == (["a", "b"], ", dropped: 3 without text, 1 without label")
 
 
-def test_a_table_that_pandas_shuffled_and_saved_is_read(tmp_path):
-    """Its index becomes a further column of the file."""
+def test_parquet_with_a_pandas_index_is_read(tmp_path):
+    """The index becomes an extra column of the file."""
     pandas.DataFrame(ROWS, columns=["text", "label"]).iloc[[2, 0, 1]].to_parquet(
         tmp_path / "train.parquet"
     )
@@ -194,13 +192,13 @@ def test_rows_with_too_few_fields_miss_their_label(tmp_path):
         ["one", "three"],
         ["a", "b"],
         ["a", "b"],
-        ", left out: 0 without text, 1 without label",
+        ", dropped: 0 without text, 1 without label",
     )
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl"])
 def test_columns_that_are_not_asked_for_may_hold_anything(tmp_path, kind):
-    """Both readers work in pieces and guess the types from the first one."""
+    """Both readers read in chunks and guess types from the first chunk."""
     rows = [(f"text {i}", "ab"[i % 2], 4 if i < 30_000 else "four stars") for i in range(30_100)]
     path = tiny.write(tmp_path / f"train{kind}", rows, columns=("text", "label", "stars"))
     assert len(load(path)[0]) == 30_100
@@ -210,11 +208,11 @@ LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
 
 
 @pytest.mark.parametrize("size", range(0, 101, 5))
-def test_stratified_shares_the_places_as_the_classes_share_the_reviews(size):
-    drawn = data.stratified(LABELS, size, seed=1)
-    assert len(drawn) == size
-    assert drawn == sorted(set(drawn))
-    counts = Counter(LABELS[i] for i in drawn)
+def test_stratified_keeps_the_proportions_of_the_classes(size):
+    sampled = data.stratified(LABELS, size, seed=1)
+    assert len(sampled) == size
+    assert sampled == sorted(set(sampled))
+    counts = Counter(LABELS[i] for i in sampled)
     for label, count in Counter(LABELS).items():
         assert abs(counts[label] - size * count / 100) < 1
 
@@ -222,16 +220,16 @@ def test_stratified_shares_the_places_as_the_classes_share_the_reviews(size):
 def test_stratified_by_hand():
     # Quotients 60/1, 60/3, 30/1, 60/5, 30/3, ... : the ten largest are six of a, three of b, one of
     # c.
-    drawn = data.stratified(LABELS, 10, seed=1)
-    assert Counter(LABELS[i] for i in drawn) == {"a": 6, "b": 3, "c": 1}
-    drawn = data.stratified(LABELS, 10, seed=1, at_least=1)
+    sampled = data.stratified(LABELS, 10, seed=1)
+    assert Counter(LABELS[i] for i in sampled) == {"a": 6, "b": 3, "c": 1}
+    sampled = data.stratified(LABELS, 10, seed=1, at_least=1)
     # One for each class, then six more: a 60/3, 60/5, b 30/3, a 60/7, 60/9, b 30/5.
-    assert Counter(LABELS[i] for i in drawn) == {"a": 5, "b": 3, "c": 1, "d": 1}
+    assert Counter(LABELS[i] for i in sampled) == {"a": 5, "b": 3, "c": 1, "d": 1}
 
 
-def test_stratified_is_a_pure_function_that_draws_from_everywhere():
-    drawn = data.stratified(LABELS, 20, seed=1)
-    assert data.stratified(LABELS, 20, seed=1) == drawn
+def test_stratified_is_deterministic_and_samples_everywhere():
+    sampled = data.stratified(LABELS, 20, seed=1)
+    assert data.stratified(LABELS, 20, seed=1) == sampled
     assert len({tuple(data.stratified(LABELS, 20, seed=seed)) for seed in range(20)}) == 20
     assert {i for seed in range(200) for i in data.stratified(LABELS, 20, seed)} == set(
         range(99)
@@ -239,8 +237,8 @@ def test_stratified_is_a_pure_function_that_draws_from_everywhere():
     assert data.stratified(LABELS, 100, 1) == data.stratified(LABELS, 1000, 1) == list(range(100))
 
 
-def drawn(dataset, train=0, test=0, seed=42):
-    """What data.load_train_and_test makes of a data set, the report as one text."""
+def sampled(dataset, train=0, test=0, seed=42):
+    """data.load_train_and_test, with the report as one string."""
     given = {
         "dataset_name": str(dataset),
         "text_column": "text",
@@ -252,27 +250,27 @@ def drawn(dataset, train=0, test=0, seed=42):
     return train, test, names, "\n".join(report)
 
 
-def test_without_a_test_split_a_stratified_tenth_is_cut_off_and_said(tmp_path):
+def test_without_a_test_split_a_stratified_tenth_is_held_out(tmp_path):
     rows = (
         tiny.reviews(200, seed=3)[:140] + tiny.reviews(500, seed=4)[1::2][:60]
     )  # 70 negative, 130 positive
     path = tiny.write(tmp_path / "all.csv", list(dict(rows).items()))
-    train, test, _, report = drawn(path)
+    train, test, _, report = sampled(path)
     assert set(train.rows) | set(test.rows) == set(range(200))
     assert not set(train.rows) & set(test.rows)
     assert Counter(test.labels) == {"negative": 7, "positive": 13}
     assert (train.split, test.split) == ("train", "train")
     assert "20 reviews (10%) are held out" in report
-    assert drawn(path)[1] == test
-    assert drawn(path, seed=43)[1].rows != test.rows
+    assert sampled(path)[1] == test
+    assert sampled(path, seed=43)[1].rows != test.rows
 
 
-def test_row_numbers_point_at_the_drawn_rows_of_the_file(tmp_path):
+def test_row_numbers_refer_to_rows_of_the_file(tmp_path):
     rows = [*tiny.reviews(50, seed=5), ("", "positive"), *tiny.reviews(150, seed=6)]
     rows = [*dict(rows).items()]
     tiny.write(tmp_path / "train.csv", rows)
     tiny.write(tmp_path / "test.csv", rows[:30])
-    train, test, _, _ = drawn(tmp_path, train=20, test=10)
+    train, test, _, _ = sampled(tmp_path, train=20, test=10)
     assert (len(train), len(test)) == (20, 10)
     for reviews in (train, test):
         assert [rows[row] for row in reviews.rows] == list(
@@ -281,11 +279,11 @@ def test_row_numbers_point_at_the_drawn_rows_of_the_file(tmp_path):
     assert min(train.rows) >= 30
 
 
-def test_texts_of_the_test_split_leave_the_training_split_and_are_counted(tmp_path):
+def test_training_texts_that_are_also_test_texts_are_dropped(tmp_path):
     rows = tiny.reviews(30, seed=7)
     tiny.write(tmp_path / "train.csv", [*rows, rows[0], rows[29]])
     tiny.write(tmp_path / "test.csv", [rows[0], rows[1], rows[1]])
-    train, test, _, report = drawn(tmp_path)
+    train, test, _, report = sampled(tmp_path)
     assert train.rows == [*range(2, 30), 31]
     assert test.rows == [0, 1, 2]
     assert "3 training reviews also appear in the test split and are dropped" in report
@@ -295,7 +293,7 @@ def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):
     rows = [(f"text {i}", "rare" if i == 70 else "common") for i in range(100)]
     tiny.write(tmp_path / "train.jsonl", rows)
     tiny.write(tmp_path / "test.jsonl", [("other", "common")])
-    train, _, names, _ = drawn(tmp_path, train=5)
+    train, _, names, _ = sampled(tmp_path, train=5)
     assert Counter(train.labels) == {"common": 4, "rare": 1}
     assert names == ["common", "rare"]
 
@@ -303,10 +301,10 @@ def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):
 @pytest.mark.parametrize(
     "change", [lambda rows: rows[::-1], lambda rows: rows[:15], lambda rows: rows[1:], "relabel"]
 )
-def test_the_drawn_reviews_are_found_again_unless_the_file_changed(tmp_path, change):
+def test_sampled_reviews_are_found_again_unless_the_file_changed(tmp_path, change):
     rows = tiny.reviews(30, seed=8)
     path = tiny.write(tmp_path / "train.csv", rows)
-    _, test, _, _ = drawn(path)
+    _, test, _, _ = sampled(path)
     identity = json.loads(json.dumps(test.identity()))  # as run.json keeps it
     assert evaluate.find_again(str(path), identity, "text", "label") == test
     other = {"negative": "positive", "positive": "negative"}
@@ -320,9 +318,7 @@ def test_the_drawn_reviews_are_found_again_unless_the_file_changed(tmp_path, cha
 
 
 @pytest.mark.parametrize("limit", [8, 12, 64])
-def test_texts_become_the_tokens_that_the_tokenizer_gives_each_alone_cut_and_counted(
-    distilbert, limit
-):
+def test_encode_equals_the_tokenizer_and_counts_truncated_texts(distilbert, limit):
     tokenizer = transformers.AutoTokenizer.from_pretrained(distilbert)
     texts = [
         "dull",
@@ -332,9 +328,9 @@ def test_texts_become_the_tokens_that_the_tokenizer_gives_each_alone_cut_and_cou
     ]
     whole = [tokenizer(text)["input_ids"] for text in texts]
     tokenizer.model_max_length = limit
-    ids, cut = model.encode(tokenizer, texts)
+    ids, truncated = model.encode(tokenizer, texts)
     end = tokenizer.sep_token_id
     assert [tensor.tolist() for tensor in ids] == [
         w if len(w) <= limit else [*w[: limit - 1], end] for w in whole
     ]
-    assert cut == sum(len(tokens) > limit for tokens in whole)
+    assert truncated == sum(len(tokens) > limit for tokens in whole)

@@ -1,4 +1,4 @@
-"""A machine with GPUs, as far as a machine without can show it; test_gpu.py shows the rest."""
+"""GPU handling that can be tested without a GPU; see also test_gpu.py."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def test_gpus_are_hidden_unless_asked_for():
 
 
 class Anywhere:
-    """A model that notes where it is moved to."""
+    """A model that records its device."""
 
     def to(self, device):
         self.device = device
@@ -28,7 +28,7 @@ class Anywhere:
 
 @pytest.fixture
 def placed_on_a_gpu(monkeypatch):
-    """What `place` switches on for a GPU; it is switched off again in the end."""
+    """A model after `place` on a GPU; the global switches are reset afterwards."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     yield device.place(Anywhere(), torch.device("cuda"))
@@ -45,7 +45,7 @@ def test_a_gpu_is_deterministic_and_leaves_cudnns_attention_out(placed_on_a_gpu)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_a_cpu_needs_none_of_that():
+def test_place_changes_nothing_on_a_cpu():
     assert device.place(Anywhere(), torch.device("cpu")).device == torch.device("cpu")
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled()
@@ -75,10 +75,10 @@ def test_an_operation_without_a_deterministic_kernel_trains_without_it(
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert capfd.readouterr().err == "put_ is not deterministic: runs may differ\n"
+    assert capfd.readouterr().err == "put_ has no deterministic kernel: runs may differ\n"
     logs = [tiny.read_log(tmp_path / name)[0] for name in ("usual", "with put")]
     losses = [[step["loss"] for step in log] for log in logs]
-    assert losses[0] == losses[1]  # the step that failed drew its dropout anew
+    assert losses[0] == losses[1]  # the step that failed was retried with the same dropout masks
 
 
 OUT_OF_MEMORY = [
@@ -110,7 +110,7 @@ def test_every_message_of_memory_that_ran_out_halves_the_budget(message, monkeyp
     with pytest.raises(RunError, match="with one review of 200 tokens"):
         inference.recover(raised.value, 199, 200)
     [line] = capfd.readouterr().err.splitlines()
-    assert line == "out of memory: going on with at most 150 tokens in a pass"
+    assert line == "out of memory: continuing with at most 150 tokens per pass"
 
 
 def test_another_error_is_raised_as_it_is():
@@ -119,7 +119,7 @@ def test_another_error_is_raised_as_it_is():
 
 
 class Pair:
-    """Stands in for the Accelerator of one of two processes, whose all-reduce fails."""
+    """A stub of the Accelerator of one of two processes, whose all-reduce fails."""
 
     num_processes = 2
 
@@ -177,7 +177,8 @@ def test_processes_and_gpus_must_fit(processes, gpus, visible, refused, line, mo
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if refused:
-        with pytest.raises(UserError, match=f"{processes} processes .* GPUs: {gpus}; start one"):
+        wanted = f"{processes} processes, but only {gpus} GPUs here; start one per GPU"
+        with pytest.raises(UserError, match=wanted):
             launch.check_gpus()
     else:
         launch.check_gpus()

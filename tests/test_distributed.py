@@ -1,6 +1,4 @@
-"""How it is run does not change the result: layouts of processes, launchers, and what happens when
-one process dies.
-"""
+"""The number of processes does not change the result; launchers; processes that die."""
 
 import itertools
 import json
@@ -38,20 +36,20 @@ def without_dropout(tmp_path_factory):
 @pytest.mark.parametrize(
     ("batch_size", "count"), list(itertools.product(range(1, 10), range(1, 5)))
 )
-def test_for_every_size_the_sum_of_the_shares_is_the_gradient_of_the_full_batch(batch_size, count):
+def test_gradients_of_the_shares_sum_to_the_full_batch_gradient(batch_size, count):
     """A model that is linear in its parameters, so that the reference is a plain mean; every review
     counts once.
     """
     for size in range(1, 41):
-        draw = random.Random(f"{batch_size}/{count}/{size}")
-        lengths = [draw.randint(2, 30) for _ in range(size)]
+        rng = random.Random(f"{batch_size}/{count}/{size}")
+        lengths = [rng.randint(2, 30) for _ in range(size)]
         gradients = torch.randn(
             size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(size)
         )
-        drawn = batches.global_batches(size, batch_size, seed=1, epoch=1)
-        assert len(drawn) == -(-size // batch_size)
+        global_batches = batches.global_batches(size, batch_size, seed=1, epoch=1)
+        assert len(global_batches) == -(-size // batch_size)
         seen = []
-        for batch in drawn:
+        for batch in global_batches:
             total = torch.zeros(3, dtype=torch.float64)
             for process in range(count):
                 mine = batches.share(batch, lengths, process, count)
@@ -76,8 +74,8 @@ def test_several_processes_give_the_losses_and_metrics_of_one(
         **PLAIN,
     }
     one = tiny.train(without_dropout, reviews, tmp_path / "one", max_tokens_per_device=50, **PLAIN)
-    words = tiny.flags(**given, output_dir=tmp_path / "many")
-    done = tiny.process(*TORCHRUN, "--nproc-per-node", count, "train.py", *words)
+    argv = tiny.flags(**given, output_dir=tmp_path / "many")
+    done = tiny.process(*TORCHRUN, "--nproc-per-node", count, "train.py", *argv)
     assert done.returncode == 0, done.stderr
     logs = [tiny.read_log(folder) for folder in (one, tmp_path / "many")]
     pairs = list(zip(logs[0][0], logs[1][0], strict=True))
@@ -95,8 +93,8 @@ def test_several_processes_give_the_losses_and_metrics_of_one(
     )
     if count > 2:
         return
-    words = tiny.flags(model_name_or_path=one, output_dir=tmp_path / "scored")
-    done = tiny.process(*TORCHRUN, "--nproc-per-node", count, "evaluate.py", *words)
+    argv = tiny.flags(model_name_or_path=one, output_dir=tmp_path / "scored")
+    done = tiny.process(*TORCHRUN, "--nproc-per-node", count, "evaluate.py", *argv)
     assert done.returncode == 0, done.stderr
     assert (
         tiny.read(tmp_path / "scored", "metrics.json")["confusion_matrix"]
@@ -139,8 +137,8 @@ def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(
 ):
     (tmp_path / "multi.yaml").write_text(CONFIG)
     given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": "run"}
-    words = tiny.flags(**given, num_train_epochs=1, max_train_samples=8, max_eval_samples=4)
-    done = tiny.process(*launcher, tiny.ROOT / "train.py", *words, cwd=tmp_path)
+    argv = tiny.flags(**given, num_train_epochs=1, max_train_samples=8, max_eval_samples=4)
+    done = tiny.process(*launcher, tiny.ROOT / "train.py", *argv, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tiny.read(tmp_path / "run", "run.json")
     cores = len(os.sched_getaffinity(0))
@@ -156,18 +154,18 @@ def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(
         pytest.param(
             [],
             ["--mixed_precision", "fp16"],
-            ["--mixed_precision fp16", "computes"],
+            ["--mixed_precision fp16", "supports"],
             marks=WITHOUT_FP16,
         ),
         pytest.param(
             ["--mixed_precision", "fp16"],
             [],
-            ["mixed_precision fp16", "computes"],
+            ["mixed_precision fp16", "supports"],
             marks=WITHOUT_FP16,
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_does(
+def test_launches_that_cannot_work_are_refused(
     tmp_path, distilbert, reviews, launcher, more, words
 ):
     given = tiny.flags(
@@ -182,13 +180,13 @@ def test_what_cannot_work_is_refused_with_what_does(
 
 @pytest.mark.slow
 def test_a_mistake_is_reported_by_one_process(tmp_path, distilbert, reviews):
-    words = tiny.flags(
+    argv = tiny.flags(
         model_name_or_path=distilbert,
         dataset_name=reviews,
         output_dir=tmp_path / "run",
         text_column="nope",
     )
-    done = tiny.process(*TORCHRUN, "--nproc-per-node", 3, "train.py", *words)
+    done = tiny.process(*TORCHRUN, "--nproc-per-node", 3, "train.py", *argv)
     assert done.returncode == 1
     assert (
         len([line for line in done.stderr.splitlines() if "error: --text_column nope" in line]) == 1
@@ -229,14 +227,14 @@ def test_a_signal_ends_a_run_as_preempted_with_143(tmp_path, capfd, name):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_takes_the_others_with_it(tmp_path, distilbert, reviews):
-    """And the main one says why."""
+    """The main process reports the reason."""
     given = {
         "model_name_or_path": distilbert,
         "dataset_name": reviews,
         "output_dir": tmp_path / "run",
     }
-    words = [str(word) for word in tiny.flags(**given, num_train_epochs=2000, mixed_precision="no")]
-    command = [*TORCHRUN, "--nproc-per-node", "2", "train.py", *words]
+    argv = [str(arg) for arg in tiny.flags(**given, num_train_epochs=2000, mixed_precision="no")]
+    command = [*TORCHRUN, "--nproc-per-node", "2", "train.py", *argv]
     with subprocess.Popen(
         command, cwd=tiny.ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as job:
@@ -275,10 +273,8 @@ def children(pid):
 
 
 @pytest.mark.slow
-def test_the_gradients_cross_in_one_reduction_a_step(tmp_path, without_dropout, reviews):
-    """With the loss and the stop flag among them; one more for each evaluation, and one for each
-    checkpoint.
-    """
+def test_gradients_take_one_all_reduce_per_step(tmp_path, without_dropout, reviews):
+    """It includes loss and stop flag. Each evaluation and each checkpoint takes one more."""
     code = """
 import json, sys, accelerate, train
 calls, reduce = [], accelerate.Accelerator.reduce
@@ -299,9 +295,9 @@ if accelerate.PartialState().is_main_process:
         "mixed_precision": "no",
         **PLAIN,
     }
-    words = tiny.flags(**given, output_dir=tmp_path / "run")
+    argv = tiny.flags(**given, output_dir=tmp_path / "run")
     launcher = [*TORCHRUN, "--nproc-per-node", 2, tmp_path / "counting.py"]
-    done = tiny.process(*launcher, *words, env={"PYTHONPATH": str(tiny.ROOT)})
+    done = tiny.process(*launcher, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
     assert done.returncode == 0, done.stderr
     calls = json.loads(done.stdout.splitlines()[-1])
     assert len(calls) == 1 + 12 + 2 + 2  # the first one says where to begin

@@ -46,11 +46,11 @@ def needs(precision):
 
 @pytest.fixture(scope="module")
 def long_reviews(tmp_path_factory):
-    """A folder of reviews that are up to LONG tokens long, and longer."""
+    """A folder of short and long reviews, some longer than LONG tokens."""
     folder = tmp_path_factory.mktemp("long reviews")
     for split, count in (("train", 60), ("test", 20)):
-        drawn = enumerate(tiny.reviews(count, seed=count), 1)
-        rows = [(" ".join([text] * times), label) for times, (text, label) in drawn]
+        numbered = enumerate(tiny.reviews(count, seed=count), 1)
+        rows = [(" ".join([text] * times), label) for times, (text, label) in numbered]
         tiny.write(folder / f"{split}.csv", rows)
     return folder
 
@@ -66,8 +66,8 @@ def of_a_cpu(tmp_path_factory, calm, long_reviews):
     """The losses of a run on the CPU, in fp32 and without dropout."""
     folder = tmp_path_factory.mktemp("cpu") / "run"
     given = {"model_name_or_path": calm, "dataset_name": long_reviews, **SETTINGS}
-    words = tiny.flags(**given, output_dir=folder, mixed_precision="no")
-    done = tiny.script("train", *words, env={"CUDA_VISIBLE_DEVICES": ""})
+    argv = tiny.flags(**given, output_dir=folder, mixed_precision="no")
+    done = tiny.script("train", *argv, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     return losses(folder)
 
@@ -83,7 +83,7 @@ def calm(tmp_path_factory):
 
 
 def outcome(folder):
-    """What is the same to the bit in a run repeated or resumed."""
+    """What must be bit-identical when a run is repeated or resumed."""
     steps, evaluations = tiny.read_log(folder)
     steps = [{**step, "seconds": None} for step in steps]
     return (folder / "model.safetensors").read_bytes(), steps, evaluations
@@ -98,13 +98,13 @@ def losses(folder):
 
 @pytest.mark.parametrize("precision", SIXTEEN_BITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_16_bits_are_as_near_to_fp32_as_padded_ones(tmp_path, kind, precision):
+def test_packed_16_bit_is_as_close_to_fp32_as_padded(tmp_path, kind, precision):
     """Logits, and gradients of all parameters."""
     needs(precision)
     stock, ours = (device.place(model, CUDA) for model in pair(tmp_path, kind))
     assert attention.kernel_supports(ours, precision)
-    draw = random.Random(1)
-    reviews = texts([draw.randint(2, 60) for _ in range(200)], stock)
+    rng = random.Random(1)
+    reviews = texts([rng.randint(2, 60) for _ in range(200)], stock)
 
     def compute(model, precision):
         model.zero_grad()
@@ -123,7 +123,7 @@ def test_packed_16_bits_are_as_near_to_fp32_as_padded_ones(tmp_path, kind, preci
         assert 0 < (packed - exact).square().mean() < 2 * (padded - exact).square().mean()
 
 
-def test_cudnn_computes_no_attention():
+def test_cudnn_attention_is_disabled():
     """Even without determinism, which excludes it as well."""
     device.place(torch.nn.Linear(1, 1), CUDA)
     torch.use_deterministic_algorithms(False)
@@ -137,7 +137,7 @@ def test_cudnn_computes_no_attention():
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-4), ("bf16", 3e-2), ("fp16", 3e-3)])
-def test_losses_are_those_of_a_cpu(tmp_path, calm, long_reviews, of_a_cpu, precision, tolerance):
+def test_losses_match_the_cpu(tmp_path, calm, long_reviews, of_a_cpu, precision, tolerance):
     needs(precision)
     tiny.train(calm, long_reviews, tmp_path / "gpu", mixed_precision=precision, **SETTINGS)
     assert losses(tmp_path / "gpu") == pytest.approx(of_a_cpu, rel=tolerance)
@@ -159,7 +159,7 @@ def test_the_same_command_twice_gives_the_same_bits(
         outcome(tiny.train(encoder, long_reviews, tmp_path / name, **settings)) for name in "ab"
     ]
     assert found[0] == found[1]
-    assert "not deterministic" not in capfd.readouterr().err
+    assert "no deterministic kernel" not in capfd.readouterr().err
 
 
 def test_an_encoder_that_is_not_packed_repeats_its_bits(tmp_path, distilbert, long_reviews):
@@ -193,7 +193,7 @@ def test_an_operation_without_a_deterministic_kernel_trains_without_it(
     tiny.add_put(monkeypatch)
     tiny.train(distilbert_long, long_reviews, tmp_path / "run", **SETTINGS)
     error = capfd.readouterr().err
-    assert error.count("put_ is not deterministic: runs may differ") == 1
+    assert error.count("put_ has no deterministic kernel: runs may differ") == 1
 
 
 KILLED = """
@@ -215,13 +215,13 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, distilbert_long, long_r
     needs(precision)
     given = {"model_name_or_path": distilbert_long, "dataset_name": long_reviews, **SETTINGS}
     given |= {"mixed_precision": precision, "checkpointing_steps": 3, "max_tokens_per_device": 2000}
-    words = tiny.flags(**given, output_dir=tmp_path / "killed")
-    killed = tiny.process(sys.executable, "-c", KILLED, *words)
+    argv = tiny.flags(**given, output_dir=tmp_path / "killed")
+    killed = tiny.process(sys.executable, "-c", KILLED, *argv)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = tiny.script("train", *words, "--resume")
+    resumed = tiny.script("train", *argv, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "resume    after step 3" in resumed.stdout
-    assert "not the same bits" not in resumed.stdout
+    assert "not bit-identical" not in resumed.stdout
     script.main(tiny.flags(**given, output_dir=tmp_path / "whole"))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
@@ -229,7 +229,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, distilbert_long, long_r
 def test_memory_that_runs_out_halves_the_budget_and_changes_no_result(
     tmp_path, calm, long_reviews, capfd
 ):
-    """Half of the memory that the ample run took."""
+    """With half of the memory that an unlimited run takes."""
     settings = {**SETTINGS, "train_batch_size": 60}
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -287,11 +287,11 @@ def test_train_evaluate_and_predict_agree_on_the_sample(tmp_path, precision):
 def test_more_processes_than_gpus_are_refused_in_one_line(tmp_path, calm, long_reviews):
     count = torch.cuda.device_count()
     given = {"model_name_or_path": calm, "dataset_name": long_reviews}
-    words = tiny.flags(**given, output_dir=tmp_path / "run")
-    done = tiny.process(*TORCHRUN, count + 1, "train.py", *words)
+    argv = tiny.flags(**given, output_dir=tmp_path / "run")
+    done = tiny.process(*TORCHRUN, count + 1, "train.py", *argv)
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if "train.py: error" in line]
-    assert f"{count + 1} processes on a machine with GPUs: {count}" in line
+    assert f"{count + 1} processes, but only {count} GPUs here" in line
 
 
 @pytest.mark.slow
@@ -300,7 +300,7 @@ def test_two_gpus_give_the_losses_of_one(tmp_path, calm, long_reviews):
         pytest.skip("needs two GPUs")
     tiny.train(calm, long_reviews, tmp_path / "one", **SETTINGS)
     given = {"model_name_or_path": calm, "dataset_name": long_reviews, **SETTINGS}
-    words = tiny.flags(**given, output_dir=tmp_path / "two", mixed_precision="no")
-    done = tiny.process(*TORCHRUN, 2, "train.py", *words)
+    argv = tiny.flags(**given, output_dir=tmp_path / "two", mixed_precision="no")
+    done = tiny.process(*TORCHRUN, 2, "train.py", *argv)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)

@@ -1,4 +1,4 @@
-"""Model folders that nobody should trust, each before each script: one line, exit code 2, and
+"""Malicious model folders against each script: one line, exit code 2, and
 nothing else happens.
 """
 
@@ -29,7 +29,7 @@ MAIN = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
 
 @pytest.fixture
 def nothing_asked(monkeypatch):
-    """No network, and a standard input that says yes; returns it."""
+    """No network, and a standard input that answers yes. Returns that input."""
     monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
 
     def connect(*args):
@@ -43,13 +43,13 @@ def nothing_asked(monkeypatch):
 
 @pytest.mark.parametrize("case", hostile.FOLDERS)
 @pytest.mark.parametrize("script", MAIN)
-def test_a_hostile_folder_is_one_line(
+def test_a_malicious_folder_is_a_one_line_error(
     script, case, trained, reviews, tmp_path, nothing_asked, refusal, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     folder, canary = shutil.copytree(trained, tmp_path / "model"), tmp_path / "canary"
     hostile.FOLDERS[case](folder, canary)
-    words = [
+    argv = [
         "--model_name_or_path",
         folder,
         "--dataset_name",
@@ -60,7 +60,7 @@ def test_a_hostile_folder_is_one_line(
         "no",
     ]
     started = time.perf_counter()
-    error = refusal(MAIN[script], words[: {"train": 8, "evaluate": 6, "predict": 2}[script]])
+    error = refusal(MAIN[script], argv[: {"train": 8, "evaluate": 6, "predict": 2}[script]])
     assert time.perf_counter() - started < 5
     assert error.startswith(f"{script}.py: error: {folder}: ")
     assert not canary.exists()
@@ -69,15 +69,15 @@ def test_a_hostile_folder_is_one_line(
 
 
 @pytest.mark.slow
-def test_a_panic_of_rust_is_one_line_of_the_process(trained, tmp_path):
-    """It prints by itself, beneath Python."""
+def test_a_rust_panic_is_a_one_line_error(trained, tmp_path):
+    """Rust prints panics to stderr itself."""
     folder = shutil.copytree(trained, tmp_path / "model")
     hostile.FOLDERS["tokenizer that panics"](folder, None)
     done = tiny.script("predict", "--model_name_or_path", folder, text="good film\n")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-def test_what_is_not_hostile_is_read(trained, tmp_path):
+def test_harmless_folders_load(trained, tmp_path):
     """A pickle beside safetensors, a link to the folder, links of the Hub's cache."""
     wanted = trial.load_trained(str(trained))[1].state_dict()
     beside = shutil.copytree(trained, tmp_path / "beside")
@@ -95,7 +95,7 @@ def test_what_is_not_hostile_is_read(trained, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])
-def test_names_of_classes_cannot_break_the_lines_of_the_answers(script, trained, tmp_path, refusal):
+def test_class_names_cannot_break_output_lines(script, trained, tmp_path, refusal):
     folder = shutil.copytree(trained, tmp_path / "model")
     hostile.edit(folder, "config.json", id2label={"0": "a\nb", "1": "c"})
     assert "id2label" in refusal(MAIN[script], ["--model_name_or_path", folder])
@@ -130,12 +130,12 @@ def test_a_strange_run_json_is_refused(change, trained, tmp_path):
 )
 def test_a_model_far_larger_than_its_weights_is_not_built(config):
     started = time.perf_counter()
-    with pytest.raises(UserError, match="far larger"):
+    with pytest.raises(UserError, match="far more than its 1,000,000 weights"):
         untrusted.check_size(config, 100, 10**6)
     assert time.perf_counter() - started < 5
 
 
-def test_rows_of_a_split_that_does_not_exist_are_refused(trained, tmp_path, refusal):
+def test_a_missing_split_is_refused(trained, tmp_path, refusal):
     folder = shutil.copytree(trained, tmp_path / "model")
     run = tiny.read(folder, "run.json")
     run["reviews"]["eval"] |= {"split": "none", "rows": []}
@@ -144,7 +144,7 @@ def test_rows_of_a_split_that_does_not_exist_are_refused(trained, tmp_path, refu
     assert "none reviews that run.json names have changed" in line
 
 
-def test_a_run_json_without_end_is_refused(tmp_path):
+def test_an_endless_run_json_is_refused(tmp_path):
     (tmp_path / "run.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not JSON"):
         Run.read(tmp_path)
@@ -160,14 +160,14 @@ def test_a_run_json_without_end_is_refused(tmp_path):
         '{"step": 2, "learning_rate": 0.1, "loss": ' + "9" * 400 + "}",
     ],
 )
-def test_a_log_is_read_up_to_a_line_that_is_not_from_train(strange, trained, tmp_path):
+def test_read_log_stops_at_the_first_foreign_line(strange, trained, tmp_path):
     first, second, *_ = (trained / "log.jsonl").read_text().splitlines()
     (tmp_path / "log.jsonl").write_text("\n".join([first, strange, second]))
     assert read_log(tmp_path) == [json.loads(first)]
 
 
 @pytest.mark.slow
-def test_some_of_the_fuzzing(tmp_path, monkeypatch):
+def test_a_short_run_of_the_fuzzer(tmp_path, monkeypatch):
     """Cases 0 to 59 of benchmarks/fuzz.py, in this process: threads that have computed do not
     survive a fork.
     """

@@ -1,4 +1,4 @@
-"""The real default names, served by a Hub on loopback; then without it."""
+"""The default model and data set from a loopback Hub, then from the cache."""
 
 import time
 
@@ -47,9 +47,7 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_the_defaults_come_from_the_hub_then_from_the_cache_and_their_absence_is_one_line(
-    tmp_path, distilbert
-):
+def test_the_defaults_load_from_the_hub_then_from_the_cache(tmp_path, distilbert):
     files = {path.name: path.read_bytes() for path in distilbert.iterdir()}
     launch = [tiny.sys.executable, "-m", "accelerate.commands.launch", tiny.ROOT / "train.py"]
     with LoopbackHub() as server:
@@ -101,7 +99,7 @@ def test_the_defaults_come_from_the_hub_then_from_the_cache_and_their_absence_is
 
 
 @pytest.mark.slow
-def test_what_is_wrong_with_a_repository_is_one_line_each(tmp_path, distilbert):
+def test_repository_errors_are_one_line(tmp_path, distilbert):
     parts = {path.name: path.read_bytes() for path in distilbert.iterdir()}
     broken = {
         "some/script": {"script.py": b"import os"},
@@ -154,7 +152,7 @@ for name in sys.argv[1:]:
 @pytest.mark.parametrize(
     ("action", "there"), [(200, True), (401, True), (503, False), ("drop", False), ("hang", False)]
 )
-def test_one_short_question_tells_whether_the_hub_answers(monkeypatch, action, there):
+def test_one_short_request_probes_the_hub(monkeypatch, action, there):
     with LoopbackHub() as server:
         server.faults.append(Fault("HEAD", "/", action, times=100))
         monkeypatch.setattr(access.constants, "ENDPOINT", server.endpoint)
@@ -179,7 +177,7 @@ def test_one_short_question_tells_whether_the_hub_answers(monkeypatch, action, t
         for name in ("/a/b", "./a", "../a", "a b", "data/train.jsonl", "~/model", "a/b/", "-a")
     ],
 )
-def test_what_can_be_an_id(name, there, monkeypatch, tmp_path):
+def test_names_that_can_be_hub_ids(name, there, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if there:
         access.connect(name)
@@ -188,7 +186,7 @@ def test_what_can_be_an_id(name, there, monkeypatch, tmp_path):
             access.connect(name)
 
 
-def test_a_folder_of_that_name_goes_before_the_hub(monkeypatch, tmp_path):
+def test_a_local_folder_takes_precedence_over_the_hub(monkeypatch, tmp_path):
     (tmp_path / "stanfordnlp" / "imdb").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)

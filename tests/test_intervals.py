@@ -1,4 +1,4 @@
-"""Intervals against printed examples, and by simulation: how often do they hold the truth?"""
+"""Intervals against published examples, and their coverage by simulation."""
 
 import statistics
 
@@ -13,7 +13,7 @@ DRAWS = 2000
 
 
 def coverage(truth, limits):
-    """Share of the intervals that hold the truth, within which 95% is told from chance."""
+    """The share of intervals that contain the truth."""
     return sum(low <= truth <= high for low, high in limits) / len(limits)
 
 
@@ -31,7 +31,7 @@ def test_wilson_gives_the_published_examples(successes, trials, low, high):
     assert intervals.wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_nothing_seen_says_nothing():
+def test_without_trials_the_interval_is_everything():
     assert intervals.wilson(0, 0) == (0, 1)
     assert intervals.f1(0, 0) == (0, 1)
 
@@ -39,27 +39,27 @@ def test_nothing_seen_says_nothing():
 @pytest.mark.parametrize(
     ("accuracy", "reviews"), [(0.87, 100), (0.98, 100), (0.6, 40), (0.9, 1000)]
 )
-def test_accuracy_is_held_by_its_interval(accuracy, reviews):
-    drawn = numpy.random.default_rng(0).binomial(reviews, accuracy, size=DRAWS)
-    assert 0.93 < coverage(accuracy, [intervals.wilson(int(n), reviews) for n in drawn]) < 0.98
+def test_the_interval_of_accuracy_covers_the_truth(accuracy, reviews):
+    samples = numpy.random.default_rng(0).binomial(reviews, accuracy, size=DRAWS)
+    assert 0.93 < coverage(accuracy, [intervals.wilson(int(n), reviews) for n in samples]) < 0.98
 
 
 @pytest.mark.parametrize("cells", [(43, 7, 6, 44), (20, 2, 8, 70), (5, 3, 1, 91)])
-def test_f1_is_held_by_its_interval(cells):
+def test_the_interval_of_f1_covers_the_truth(cells):
     """cells: shares in percent of true positives, false positives, false negatives and true
     negatives.
     """
     share = numpy.array(cells) / 100
     truth = 2 * share[0] / (2 * share[0] + share[1] + share[2])
-    drawn = numpy.random.default_rng(0).multinomial(100, share, size=DRAWS)
-    held = coverage(truth, [intervals.f1(int(tp), int(fp + fn)) for tp, fp, fn, _ in drawn])
-    assert 0.93 < held < 0.98
+    samples = numpy.random.default_rng(0).multinomial(100, share, size=DRAWS)
+    covered = coverage(truth, [intervals.f1(int(tp), int(fp + fn)) for tp, fp, fn, _ in samples])
+    assert 0.93 < covered < 0.98
 
 
 @pytest.mark.parametrize(
     ("distance", "positives", "negatives"), [(1.6, 50, 50), (2.5, 50, 50), (1.0, 20, 80)]
 )
-def test_the_area_under_the_curve_is_held_by_its_interval(distance, positives, negatives):
+def test_the_interval_of_auc_covers_the_truth(distance, positives, negatives):
     """Scores of the two classes are normal, `distance` apart, so the area is known. The method is
     on the safe side.
     """
@@ -72,7 +72,7 @@ def test_the_area_under_the_curve_is_held_by_its_interval(distance, positives, n
     assert coverage(truth, limits) > 0.93
 
 
-def test_an_area_of_one_is_not_certain():
+def test_an_auc_of_one_has_a_wide_interval():
     low, high = intervals.roc_auc(1.0, 50, 50)
     assert 0.9 < low < 0.97
     assert high == 1
@@ -81,30 +81,28 @@ def test_an_area_of_one_is_not_certain():
 @pytest.mark.parametrize(
     "shares", [(0.80, 0.10, 0.04, 0.06), (0.85, 0.06, 0.06, 0.03), (0.50, 0.40, 0.02, 0.08)]
 )
-def test_the_difference_of_two_models_is_held_by_its_interval(shares):
+def test_the_interval_of_a_paired_difference_covers_the_truth(shares):
     """shares: reviews that both, only the first, only the second and neither gets right."""
-    drawn = numpy.random.default_rng(0).multinomial(100, shares, size=DRAWS)
+    samples = numpy.random.default_rng(0).multinomial(100, shares, size=DRAWS)
     limits = [
-        intervals.paired_difference(int(first), int(second), 100) for _, first, second, _ in drawn
+        intervals.paired_difference(int(first), int(second), 100) for _, first, second, _ in samples
     ]
     assert 0.93 < coverage(shares[1] - shares[2], limits) < 0.98
 
 
-def test_the_mean_over_classes_is_held_by_its_interval():
+def test_the_interval_of_macro_f1_covers_the_truth():
     share = numpy.array([[25, 4, 1], [5, 30, 5], [2, 8, 20]]) / 100
     truth = numpy.mean([2 * share[i, i] / (share[i].sum() + share[:, i].sum()) for i in range(3)])
-    drawn = (
+    samples = (
         numpy.random.default_rng(0).multinomial(150, share.ravel(), size=DRAWS).reshape(-1, 3, 3)
     )
-    limits = [metric_intervals(confusion, range(3), {})["f1"] for confusion in drawn]
+    limits = [metric_intervals(confusion, range(3), {})["f1"] for confusion in samples]
     assert coverage(truth, limits) > 0.95
     assert numpy.mean([high - low for low, high in limits]) < 0.25
 
 
-def test_two_models_that_far_apart_are_told_apart():
-    """At the distance named, the interval of the difference of two independent accuracies just
-    leaves 0 out.
-    """
+def test_the_least_difference_is_just_significant():
+    """At this distance the interval of the difference of two accuracies just excludes 0."""
     reviews, accuracy = 100, 0.87
     apart = intervals.least_difference(accuracy, reviews)
     spread = (2 * accuracy * (1 - accuracy) / reviews) ** 0.5

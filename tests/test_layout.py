@@ -1,4 +1,4 @@
-"""The shape of the code: who imports whom, and how much there is to read."""
+"""The structure of the code: imports and sizes."""
 
 import ast
 
@@ -71,13 +71,13 @@ def test_nothing_in_the_package_imports_a_script():
 @pytest.mark.parametrize(
     ("limit", "paths"),
     [
-        (14_000, SCRIPTS[:1]),
+        (16_000, SCRIPTS[:1]),
         (53_000, CORE),
         (110_000, [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")]),
     ],
     ids=["train.py", "core", "sentiment"],
 )
-def test_there_is_no_more_to_read_than_this(limit, paths):
+def test_sizes_stay_within_their_limits(limit, paths):
     assert size(paths) <= limit
 
 

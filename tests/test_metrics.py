@@ -1,4 +1,4 @@
-"""Metrics against numbers worked out by hand."""
+"""Metrics against numbers computed by hand."""
 
 import math
 
@@ -12,7 +12,7 @@ NAMES = ["negative", "positive"]
 
 
 def logits_of(probabilities):
-    """Logits whose softmax these probabilities, one row each, are."""
+    """Logits with these probabilities as softmax, one row per review."""
     return torch.tensor(probabilities, dtype=torch.float64).log()
 
 
@@ -25,7 +25,7 @@ LABELS = [1, 1, 1, 0, 0, 0]
 SCORES = [0.9, 0.6, 0.3, 0.2, 0.4, 0.7]
 
 
-def test_two_classes_by_hand():
+def test_metrics_of_two_classes_by_hand():
     scores = metrics.score(binary(SCORES), LABELS, NAMES)
     assert scores["confusion_matrix"] == [[2, 1], [1, 2]]
     assert scores["accuracy"] == pytest.approx(4 / 6)
@@ -41,7 +41,7 @@ def test_two_classes_by_hand():
 
 
 @pytest.mark.parametrize("names", [["positive", "negative"], ["Positive", "Other"]])
-def test_precision_and_recall_are_about_the_class_named_positive_wherever_it_is(names):
+def test_precision_and_recall_are_of_the_class_named_positive(names):
     # Class 0: 3 reviews, 1 found; 1 review is taken for it wrongly.
     scores = metrics.score(binary([0.1, 0.8, 0.9, 0.7, 0.2]), [0, 0, 0, 1, 1], names)
     assert scores["precision"] == pytest.approx(1 / 2)
@@ -51,7 +51,7 @@ def test_precision_and_recall_are_about_the_class_named_positive_wherever_it_is(
     assert scores["roc_auc"] == pytest.approx(2 / 6)
 
 
-def test_without_that_name_they_are_about_the_second_class():
+def test_precision_and_recall_default_to_the_second_class():
     scores = metrics.score(binary([0.1, 0.8, 0.9, 0.7, 0.2]), [0, 0, 0, 1, 1], ["bad", "good"])
     assert (scores["precision"], scores["recall"]) == pytest.approx((1 / 3, 1 / 2))
 
@@ -94,7 +94,7 @@ def test_a_class_without_reviews_has_no_auc_and_keeps_its_row():
     assert "a class has no review" in table(scores)
 
 
-def test_the_mean_over_the_classes_leaves_out_one_without_review_and_prediction():
+def test_macro_averages_skip_a_class_without_reviews_and_predictions():
     scores = metrics.score(logits_of(PROBABILITIES[:4]), [0, 0, 1, 1], ["low", "middle", "high"])
     assert scores["f1"] == pytest.approx(sum(row["f1"] for row in scores["per_class"].values()) / 2)
 
@@ -102,7 +102,7 @@ def test_the_mean_over_the_classes_leaves_out_one_without_review_and_prediction(
 def test_the_table_shows_the_numbers():
     scores = metrics.score(binary(SCORES + [0.99] * 1000), LABELS + [1] * 1000, NAMES)
     lines = [line.split() for line in table(scores).splitlines()]
-    assert ["reviews", "1,006", "95%", "interval"] in lines
+    assert ["reviews", "1,006", "95%", "CI"] in lines
     assert ["accuracy", f"{1004 / 1006:.4f}", *limits(intervals.wilson(1004, 1006))] in lines
     assert ["f1", f"{2004 / 2006:.4f}", *limits(intervals.f1(1002, 2)), "of", "'positive'"] in lines
     assert ["precision", f"{1002 / 1003:.4f}", "of", "'positive'"] in lines
@@ -110,21 +110,21 @@ def test_the_table_shows_the_numbers():
     assert ["negative", "3", "0.6667", "0.6667", "0.6667"] in lines
     start = lines.index(["true", "as", "negative", "as", "positive"])
     assert lines[start + 1 : start + 3] == [["negative", "2", "1"], ["positive", "1", "1,002"]]
-    assert lines[-1][:2] == ["1,006", "reviews"]
+    assert lines[-2][:4] == ["Accuracy", "on", "1,006", "reviews"]
 
 
 def limits(interval):
     return [f"{interval[0]:.4f}", "to", f"{interval[1]:.4f}"]
 
 
-def test_what_the_number_of_reviews_tells_apart_is_said_in_one_line():
+def test_the_report_states_the_least_significant_difference():
     scores = metrics.score(binary([0.9] * 50 + [0.1] * 50), [1] * 43 + [0] * 50 + [1] * 7, NAMES)
     low, high = intervals.wilson(86, 100)
     assert scores["accuracy"] == 0.86
-    line = table(scores).splitlines()[-1]
-    assert f"between {low:.1%} and {high:.1%}" in line
+    *_, known, apart = table(scores).splitlines()
+    assert f"between {low:.1%} and {high:.1%} (95% CI)" in known
     middle = (low + high) / 2
-    assert f"from {100 * 1.96 * (2 * middle * (1 - middle) / 100) ** 0.5:.1f} points" in line
+    assert f"by about {100 * 1.96 * (2 * middle * (1 - middle) / 100) ** 0.5:.1f} points" in apart
 
 
 def test_calibration_by_hand():
@@ -139,7 +139,7 @@ def test_calibration_by_hand():
     )
 
 
-def test_a_sure_model_that_is_right_is_perfectly_calibrated():
+def test_a_confident_and_correct_model_is_perfectly_calibrated():
     scores = metrics.score(torch.tensor([[50.0, 0.0], [0.0, 50.0]]), [0, 1], NAMES)
     assert (scores["calibration_error"], scores["brier_score"]) == pytest.approx((0, 0), abs=1e-9)
 

@@ -1,4 +1,4 @@
-"""The encoder without padding, against the stock padded one."""
+"""The packed encoder against the stock padded one."""
 
 import copy
 import random
@@ -30,7 +30,7 @@ BATCHES = {
 
 
 def pair(folder, kind, **settings):
-    """(stock model, the same unpadded), in training mode, without dropout but for `settings`."""
+    """(stock model, the same packed), in training mode, without dropout unless in `settings`."""
     settings = {**(tiny.NO_DROPOUT if kind == "distilbert" else NO_DROPOUT), **settings}
     tiny.save_model(folder, kind, **settings)
     load = transformers.AutoModelForSequenceClassification.from_pretrained
@@ -43,10 +43,9 @@ def pair(folder, kind, **settings):
 
 
 def texts(lengths, model):
-    drawn = random.Random(str(lengths))
+    rng = random.Random(str(lengths))
     return [
-        torch.tensor([drawn.randrange(5, model.config.vocab_size) for _ in range(n)])
-        for n in lengths
+        torch.tensor([rng.randrange(5, model.config.vocab_size) for _ in range(n)]) for n in lengths
     ]
 
 
@@ -76,7 +75,7 @@ def kernel(query, key, value, query_starts, key_starts, most_queries, most_keys,
 
 
 def compute_as_a_gpu(monkeypatch):
-    """From now on layouts are a GPU's, and attention is by `kernel`."""
+    """From now on layouts are those of a GPU, and attention uses `kernel`."""
     add_layout = packing.add_layout
 
     def of_a_gpu(*given):
@@ -92,7 +91,7 @@ def compute_as_a_gpu(monkeypatch):
 @pytest.mark.parametrize("way", ["a CPU's", "a GPU's"])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths, way, monkeypatch):
+def test_logits_and_all_gradients_match_the_padded_model(tmp_path, kind, lengths, way, monkeypatch):
     if way == "a GPU's":
         compute_as_a_gpu(monkeypatch)
     models = pair(tmp_path, kind)
@@ -111,7 +110,7 @@ def test_logits_and_all_gradients_are_the_padded_models(tmp_path, kind, lengths,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bf16_is_as_near_to_fp32_as_padded_bf16_is(tmp_path, kind):
+def test_bf16_is_as_close_to_fp32_as_padded_bf16(tmp_path, kind):
     stock, ours = pair(tmp_path, kind)
     reviews = [review for lengths in BATCHES.values() for review in texts(lengths, stock)]
     with torch.no_grad():
@@ -129,7 +128,7 @@ def test_without_a_layout_the_model_is_the_stock_one(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_is_unpadded_too_and_shares_nothing(tmp_path, kind):
+def test_a_copy_is_packed_and_shares_nothing(tmp_path, kind):
     _, ours = pair(tmp_path, kind)
     reviews = texts([9, 4, 2], ours)
     other = copy.deepcopy(ours)
@@ -154,7 +153,7 @@ def test_a_saved_model_is_a_stock_one(tmp_path, kind):
     assert again.config._attn_implementation == "sdpa"
 
 
-def test_inference_gives_the_padded_logits_in_order_in_passes_of_any_size(tmp_path):
+def test_inference_matches_padded_logits_for_any_token_budget(tmp_path):
     stock, ours = pair(tmp_path, "distilbert")
     reviews = texts([random.Random(1).randint(1, 40) for _ in range(25)], stock)
     wanted = inference.logits(stock, reviews, "no")
@@ -230,7 +229,7 @@ def states(tokens, heads=2, width=8):
 
 
 @pytest.mark.parametrize("queries", [9, 1])
-def test_attention_by_products_is_torchs_and_so_are_its_gradients(queries):
+def test_attention_by_products_and_its_gradients_match_torch(queries):
     torch.manual_seed(3)
     query, key, value = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (queries, 9, 9))
     weights = torch.randn(2, 3, queries, 8)
@@ -247,7 +246,7 @@ def test_attention_by_products_is_torchs_and_so_are_its_gradients(queries):
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5])
 def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
-    """Values that are unit vectors show the weights themselves."""
+    """With unit vectors as values, the output is the attention weights."""
     query, key, _ = states(24)
     value = torch.eye(8).repeat(3, 1)[:, None].expand(24, 2, 8)
     weights, found = (attention.by_review(query, key, value, [(3, 8)], p) for p in (0.0, dropout))
@@ -256,7 +255,7 @@ def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
     assert torch.allclose(found[~zero], weights[~zero] / (1 - dropout))
 
 
-def test_attention_dropout_keeps_the_expectation_and_follows_the_seed():
+def test_attention_dropout_is_unbiased_and_depends_on_the_seed():
     groups = [(1, 12), (2, 6)]
     query, key, value = states(24)
     exact, total = attention.by_review(query, key, value, groups, 0.0), []
@@ -289,7 +288,7 @@ def test_any_share_of_elements_is_dropped_independently(dropout, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtype):
+def test_dropout_of_hidden_states_rescales_and_depends_on_the_seed(dtype):
     dropout, states = (
         Dropout(0.1),
         torch.full((100, 1000), 2.0, dtype=dtype, requires_grad=True),
@@ -305,14 +304,14 @@ def test_dropout_of_hidden_states_scales_what_it_keeps_and_follows_the_seed(dtyp
     assert dropout.eval()(states) is states
 
 
-def test_attention_dropout_of_a_model_is_drawn_in_training_only(tmp_path):
+def test_attention_dropout_applies_in_training_only(tmp_path):
     _, ours = pair(tmp_path, "distilbert", attention_dropout=0.3)
     reviews = texts([30, 9, 9], ours)
-    drawn = []
+    computed = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        drawn.append(compute(ours, reviews))
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.allclose(drawn[0], drawn[2])
+        computed.append(compute(ours, reviews))
+    assert torch.equal(computed[0], computed[1])
+    assert not torch.allclose(computed[0], computed[2])
     ours.eval()
     assert torch.equal(compute(ours, reviews), compute(ours, reviews))

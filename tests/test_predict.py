@@ -1,4 +1,4 @@
-"""predict.py as a filter: what comes in, what goes out, and when."""
+"""predict.py as a filter: input, output and timing."""
 
 import io
 import json
@@ -20,7 +20,7 @@ WORDS = [sys.executable, tiny.ROOT / "predict.py", "--model_name_or_path"]
 
 
 class Trickle:
-    """A stream whose reads bring what they are told, as a pipe's do."""
+    """A stream whose reads return given blocks, like a pipe."""
 
     def __init__(self, *pieces):
         self.pieces = list(pieces)
@@ -50,14 +50,14 @@ def test_lines_are_the_same_however_the_bytes_arrive(content, wanted):
         assert [line for some in stream.lines(pieces) for line in some] == wanted
 
 
-def test_of_an_endless_line_the_same_part_is_kept_however_it_arrives():
+def test_an_endless_line_is_truncated_at_the_same_byte_for_any_blocks():
     content = b"ab" * stream.LONGEST
     for pieces in ([content], [content[i : i + 70_001] for i in range(0, len(content), 70_001)]):
         for end in (b"", b"\n"):
             assert list(stream.lines(Trickle(*pieces, end)))[-1] == [content[: stream.LONGEST]]
 
 
-def test_reading_ahead_keeps_order_is_bounded_and_hands_on_what_is_raised():
+def test_read_ahead_is_ordered_bounded_and_propagates_errors():
     made = []
 
     def lists():
@@ -78,7 +78,7 @@ def test_reading_ahead_keeps_order_is_bounded_and_hands_on_what_is_raised():
 
 
 def answers(trained, content, *flags, monkeypatch, capsys):
-    """What predict.py's main writes to stdout and stderr for standard input of these bytes."""
+    """stdout and stderr of predict.py for these bytes on standard input."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     predict.main(["--model_name_or_path", str(trained), *flags])
     return capsys.readouterr()
@@ -97,7 +97,7 @@ def test_empty_and_long_lines_are_answered_and_counted_once(trained, monkeypatch
     ]
     assert lines[1:3] == [["", "0.0000"]] * 2
     assert lines[4][0] == "negative"
-    assert shown.err == "5 texts: 2 longer than 64 tokens and cut, 2 empty and without a label\n"
+    assert shown.err == "5 texts: 2 truncated to 64 tokens, 2 empty and not labelled\n"
 
 
 def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypatch, capsys):
@@ -135,14 +135,14 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
     [
         (b"superb", "Expecting value"),
         (b"[1]", "an object"),
-        (b'{"txt": "superb"}', "text; there are txt"),
+        (b'{"txt": "superb"}', "text; fields: txt"),
         (b'{"text": null}', "no string"),
         (b'{"text": "x", "n": NaN}', "NaN"),
         (b'{"text": "x", "n": 1e999}', "1e999"),
         (b'{"text": "x", "n": ' + b"[" * 100_000, "recursion"),
     ],
 )
-def test_a_line_that_is_no_object_with_a_text_stops_the_run_after_those_before_it(
+def test_an_invalid_json_line_stops_after_the_answers_before_it(
     line, named, trained, monkeypatch, capsys
 ):
     good = b'{"text": "superb film"}\n'
@@ -161,7 +161,7 @@ def test_a_line_that_is_no_object_with_a_text_stops_the_run_after_those_before_i
     assert len(shown.out.splitlines()) == 300
 
 
-def test_under_the_threshold_is_unsure():
+def test_below_the_threshold_is_unsure():
     classes = ["negative", "positive"]
     assert predict.answer([0.3, 0.7], classes, "tsv", threshold=0.8) == "unsure\t0.7000"
     assert predict.answer([0.3, 0.7], classes, "tsv", threshold=0.7) == "positive\t0.7000"
@@ -169,7 +169,7 @@ def test_under_the_threshold_is_unsure():
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("argv", "named"),
     [
         (["--text_column", "body", "superb"], "--text_column"),
         (["--jsonl", "superb"], "--jsonl"),
@@ -177,8 +177,8 @@ def test_under_the_threshold_is_unsure():
         (["--threshold", "nan"], "--threshold nan"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(words, named, trained, refusal):
-    line = refusal(predict.main, ["--model_name_or_path", trained, *words])
+def test_flags_that_do_not_go_together_are_refused(argv, named, trained, refusal):
+    line = refusal(predict.main, ["--model_name_or_path", trained, *argv])
     assert all(word in line for word in named.split())
 
 
@@ -187,7 +187,7 @@ def start(trained, **streams):
 
 
 @pytest.mark.slow
-def test_a_slow_typist_is_answered_within_a_second_and_ctrl_c_ends_quietly(trained):
+def test_interactive_input_is_answered_at_once_and_ctrl_c_exits_quietly(trained):
     process = start(trained, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     waits = []
     for text in (b"superb film\n", b"dull film\n", b"witty film\n"):
@@ -218,7 +218,7 @@ def test_a_closed_pipe_ends_quietly_with_141(trained):
 
 
 @pytest.mark.slow
-def test_an_early_end_does_not_take_python_down_beneath_the_thread_that_reads_ahead(trained):
+def test_an_early_exit_does_not_crash_the_reader_thread(trained):
     """Which would abort if it is in torch just then: what is registered for Python's end must not
     run.
     """
@@ -227,7 +227,7 @@ def test_an_early_end_does_not_take_python_down_beneath_the_thread_that_reads_ah
     code += "runpy.run_path('predict.py', run_name='__main__')"
     reading, writing = os.pipe()
     os.close(reading)
-    words = [
+    argv = [
         sys.executable,
         "-c",
         code,
@@ -236,7 +236,7 @@ def test_an_early_end_does_not_take_python_down_beneath_the_thread_that_reads_ah
         trained,
         "superb film",
     ]
-    process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=writing, stderr=subprocess.PIPE)
+    process = subprocess.Popen(argv, cwd=tiny.ROOT, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (process.stderr.read(), process.wait(60)) == (b"", 141)
 

@@ -1,4 +1,4 @@
-"""What evaluate.py shows and publishes: baselines, predictions, pictures, the model card, and the
+"""What evaluate.py reports and publishes: baselines, predictions, plots, the model card, and the
 push to a Hub.
 """
 
@@ -50,7 +50,7 @@ def scored(tmp_path, trained):
 
 @pytest.fixture
 def loopback(tmp_path, monkeypatch):
-    """A Hub that huggingface_hub in this process talks to, with a token that may write."""
+    """A loopback Hub for huggingface_hub in this process, with a write token."""
     with LoopbackHub() as server:
         for name, value in {**server.env, "HF_TOKEN": "hf_write"}.items():
             monkeypatch.setenv(name, value)
@@ -70,7 +70,7 @@ def loopback(tmp_path, monkeypatch):
 
 
 def test_baselines_learn_from_the_same_reviews(scored, reviews, capsys):
-    """A word of opinion tells the class in these reviews, which TF-IDF learns; the majority gets
+    """An opinion word reveals the class in these reviews, which TF-IDF learns; the majority gets
     half of them right.
     """
     folder = scored(baseline=True)
@@ -85,9 +85,7 @@ def test_baselines_learn_from_the_same_reviews(scored, reviews, capsys):
     assert [line for line in lines if line.startswith("TF-IDF regression") and "1.0000" in line]
 
 
-def test_a_baseline_needs_the_reviews_of_the_training(
-    tmp_path, trained, distilbert, reviews, refusal
-):
+def test_a_baseline_needs_the_training_reviews(tmp_path, trained, distilbert, reviews, refusal):
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     given = tiny.flags(model_name_or_path=tmp_path, dataset_name=reviews, baseline=True)
@@ -114,7 +112,7 @@ def test_predictions_are_sorted_by_loss(scored, reviews, trained):
         assert float(row["loss"]) == pytest.approx(-torch.tensor(of_label).log().item(), abs=2e-3)
 
 
-def test_pictures_are_drawn_and_named_in_the_card(scored, trained):
+def test_plots_are_written_and_listed_in_the_card(scored, trained):
     folder = scored(plots=True)
     pictures = {"confusion.png", "curves.png", "reliability.png"}
     assert tiny.read(folder, "metrics.json")["pictures"].keys() == pictures | {"training.png"}
@@ -124,22 +122,22 @@ def test_pictures_are_drawn_and_named_in_the_card(scored, trained):
         assert f"]({name})" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_pictures_of_several_classes_and_of_one_alone(tmp_path):
+def test_plots_with_several_classes_and_with_one(tmp_path):
     from sentiment.report import plots
 
     logits = torch.randn(30, 7, generator=torch.Generator().manual_seed(0))
     names = [f"{stars} stars" for stars in range(7)]
     for labels in ([i % 7 for i in range(30)], [3] * 30):
-        drawn = plots.draw(tmp_path, metrics.score(logits, labels, names), logits, labels, [])
-        assert drawn.keys() == {"confusion.png", "curves.png", "reliability.png"}
+        written = plots.draw(tmp_path, metrics.score(logits, labels, names), logits, labels, [])
+        assert written.keys() == {"confusion.png", "curves.png", "reliability.png"}
 
 
 @pytest.mark.slow
 def test_without_matplotlib_plots_are_refused_before_any_work(tmp_path, trained):
-    """In a process of its own, where the package cannot be found."""
+    """In a process that cannot import the package."""
     code = "import sys, evaluate; sys.modules['matplotlib'] = None; evaluate.main(sys.argv[1:])"
-    words = tiny.flags(model_name_or_path=trained, output_dir=tmp_path / "out", plots=True)
-    done = tiny.process(sys.executable, "-c", code, *words)
+    argv = tiny.flags(model_name_or_path=trained, output_dir=tmp_path / "out", plots=True)
+    done = tiny.process(sys.executable, "-c", code, *argv)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "pip install matplotlib" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -228,10 +226,10 @@ print(json.dumps([answer["label"] for answer in classify({texts!r})]))
 """
     with LoopbackHub() as server:
         env = {**server.env, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
-        words = tiny.flags(
+        argv = tiny.flags(
             model_name_or_path=trained, output_dir=tmp_path / "out", hub_model_id=REPO, plots=True
         )
-        done = tiny.script("evaluate", *words, env={**env, "HF_TOKEN": "hf_write"})
+        done = tiny.script("evaluate", *argv, env={**env, "HF_TOKEN": "hf_write"})
         assert done.returncode == 0, done.stderr
         files = server.files("model", REPO)
         pictures = tiny.read(tmp_path / "out", "metrics.json")["pictures"].keys()
@@ -250,9 +248,9 @@ print(json.dumps([answer["label"] for answer in classify({texts!r})]))
         predicted = tiny.script("predict", *texts, "--model_name_or_path", REPO, env=env)
         commit = server.commits("model", REPO)[0][0]
         first = server.commits("model", REPO)[1][0]
-        words = ["x", "--model_name_or_path", REPO, "--revision"]
+        argv = ["x", "--model_name_or_path", REPO, "--revision"]
         twice = (
-            f"import predict; predict.main({[*words, commit]!r}); predict.main({[*words, first]!r})"
+            f"import predict; predict.main({[*argv, commit]!r}); predict.main({[*argv, first]!r})"
         )
         pinned = tiny.process(sys.executable, "-c", twice, env=env)
     labels = [line.split("\t")[0] for line in predicted.stdout.splitlines()]
@@ -265,7 +263,7 @@ print(json.dumps([answer["label"] for answer in classify({texts!r})]))
     assert gone.stdout == predicted.stdout
 
 
-def test_an_existing_repository_gets_one_commit_and_keeps_what_it_has(tmp_path, trained, loopback):
+def test_a_push_is_one_commit_and_keeps_other_files(tmp_path, trained, loopback):
     loopback.add_repo("model", REPO, {"notes.txt": b"mine", "README.md": b"yesterday"})
     push(trained, tmp_path / "out")
     files = loopback.files("model", REPO)
@@ -288,7 +286,7 @@ def fine_grained(*entities):
 @pytest.mark.parametrize(
     ("token", "allowed", "words"),
     [
-        ("hf_none", (False, False), ["not valid", "hf auth login", "HF_TOKEN"]),
+        ("hf_none", (False, False), ["invalid", "hf auth login", "HF_TOKEN"]),
         ("", (False, False), ["no token", "hf auth login", "HF_TOKEN"]),
         ("hf_read", (False, False), ["may not", "hf auth login", "HF_TOKEN"]),
         ("hf_write", (True, True), []),
@@ -298,7 +296,7 @@ def fine_grained(*entities):
         ("hf_other", (False, False), []),
     ],
 )
-def test_a_token_that_may_not_write_is_refused_before_any_work(
+def test_a_read_only_token_is_refused_before_any_work(
     tmp_path, trained, loopback, refusal, monkeypatch, token, allowed, words, there
 ):
     loopback.tokens |= {"hf_namespace": fine_grained("tester"), "hf_repository": fine_grained(REPO)}
@@ -328,7 +326,7 @@ def test_a_token_that_may_not_write_is_refused_before_any_work(
 
 @pytest.mark.parametrize("action", [500, 503, 429, "drop", "hang"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_hub_that_does_not_answer_is_told_before_any_work(
+def test_an_unreachable_hub_is_reported_before_any_work(
     tmp_path, trained, loopback, refusal, monkeypatch, method, action
 ):
     monkeypatch.setattr(access, "PROBE_SECONDS", 0.3)
@@ -361,7 +359,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("action", [500, 503, 429, "drop", "lose answer"])
 @pytest.mark.parametrize(("method", "path"), FAULTS)
-def test_a_fault_is_tried_again_and_makes_one_commit(
+def test_a_failed_request_is_retried_into_one_commit(
     tmp_path, trained, loopback, monkeypatch, method, path, action
 ):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits too, for seconds
@@ -373,7 +371,7 @@ def test_a_fault_is_tried_again_and_makes_one_commit(
     assert len(loopback.commits("model", REPO)) == 2
 
 
-def test_waits_grow_between_the_tries_and_an_answer_that_never_comes_is_one(
+def test_retries_back_off_and_a_timeout_counts_as_a_failure(
     tmp_path, trained, loopback, monkeypatch
 ):
     slept = []
@@ -405,7 +403,7 @@ def test_a_push_that_fails_for_good_loses_nothing(
     assert loopback.files("model", REPO).keys() >= PUSHED
 
 
-def test_a_model_without_a_run_can_be_pushed_and_its_folder_keeps_its_card(
+def test_pushing_a_model_without_run_json_keeps_the_local_card(
     tmp_path, trained, reviews, loopback, monkeypatch
 ):
     monkeypatch.setattr(
@@ -436,10 +434,10 @@ def test_tensorboard_gets_losses_rates_speed_and_evaluations(tmp_path, distilber
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tmp_path / "run"
-    words = tiny.flags(
+    argv = tiny.flags(
         model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder, mixed_precision="no"
     )
-    done = tiny.script("train", *words, "--report_to", "tensorboard", "--num_train_epochs", 2)
+    done = tiny.script("train", *argv, "--report_to", "tensorboard", "--num_train_epochs", 2)
     assert done.returncode == 0, done.stderr
     events = EventAccumulator(str(folder / "trackers" / "sentiment")).Reload()
     steps, evaluations = tiny.read_log(folder)

@@ -1,4 +1,4 @@
-"""The embedded sample is what its script makes, and what README.md promises of it."""
+"""The sample is reproducible, and reaches what README.md shows."""
 
 import csv
 import importlib.util
@@ -27,7 +27,7 @@ def make_sample():
 
 
 @pytest.mark.slow
-def test_the_script_makes_these_very_reviews_and_this_tokenizer(tmp_path, make_sample):
+def test_make_sample_reproduces_the_reviews_and_the_tokenizer(tmp_path, make_sample):
     splits = make_sample.make_reviews(1)
     make_sample.write_reviews(splits, tmp_path)
     for name in ("train.csv", "test.csv"):
@@ -41,7 +41,7 @@ def test_the_script_makes_these_very_reviews_and_this_tokenizer(tmp_path, make_s
     ).read_bytes()
 
 
-def test_reviews_are_as_long_as_reviews_balanced_and_all_different():
+def test_sample_reviews_are_realistic_in_length_balanced_and_unique():
     everything = rows("train") + rows("test")
     assert (len(rows("train")), len(rows("test"))) == (1000, 200)
     assert Counter(label for _, label in everything) == {"negative": 600, "positive": 600}
@@ -64,12 +64,12 @@ def test_counting_words_is_not_enough():
 
 
 @pytest.mark.slow
-def test_the_job_of_the_readme_reaches_what_it_says(tmp_path):
-    words = tiny.flags(
+def test_the_readme_job_reaches_its_accuracy(tmp_path):
+    argv = tiny.flags(
         model_name_or_path=SAMPLE / "model", dataset_name=SAMPLE / "reviews", learning_rate=3e-4
     )
-    words += ["--output_dir", "run", "--max_eval_samples", "0"]
-    done = tiny.script("train", *words, cwd=tmp_path)
+    argv += ["--output_dir", "run", "--max_eval_samples", "0"]
+    done = tiny.script("train", *argv, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert tiny.read(tmp_path / "run", "metrics.json")["accuracy"] >= 0.9
     texts = ["An absolutely wonderful, moving film.", "A dull, awful mess. I hated every minute."]

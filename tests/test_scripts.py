@@ -1,4 +1,4 @@
-"""evaluate.py and predict.py on a trained model, and the habits that the scripts share."""
+"""evaluate.py and predict.py on a trained model, and what all scripts share."""
 
 import argparse
 import errno
@@ -31,7 +31,7 @@ TEXTS = [
 
 @pytest.fixture
 def copy(tmp_path, trained):
-    """The trained model's folder, to write into."""
+    """A copy of the trained model's folder, to write into."""
     return shutil.copytree(trained, tmp_path / "copy")
 
 
@@ -50,8 +50,8 @@ def test_evaluate_gives_exactly_the_numbers_that_training_ended_with(copy, train
 
 
 @pytest.mark.parametrize("split", ["test", "none"])
-def test_it_scores_the_very_rows_that_training_drew(tmp_path, distilbert, reviews, split):
-    """With a test split and with a part cut off the training split."""
+def test_evaluate_scores_the_rows_that_training_sampled(tmp_path, distilbert, reviews, split):
+    """With a test split, and with reviews held out of the training split."""
     dataset = reviews if split == "test" else reviews / "train.csv"
     given = {"max_eval_samples": 4, "num_train_epochs": 1, "seed": 5}
     folder = tiny.train(distilbert, dataset, tmp_path / "run", **given)
@@ -80,9 +80,7 @@ def test_other_splits_sizes_and_data_sets_are_scored(tmp_path, trained, reviews)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_as_train(
-    tmp_path, distilbert, kind
-):
+def test_held_out_reviews_exclude_training_reviews(tmp_path, distilbert, kind):
     path = tiny.write(tmp_path / "train.csv", tiny.reviews(41, seed=1))
     dataset = path if kind == "file" else tmp_path
     folder = tiny.train(distilbert, dataset, tmp_path / "run", num_train_epochs=1)
@@ -93,11 +91,9 @@ def test_of_a_data_set_without_a_test_split_trained_on_reviews_are_scored_only_a
     assert (as_train["reviews"], as_train["split"]) == (41, "train")
 
 
-def test_no_review_is_held_out_whose_text_was_trained_on_or_may_have_been(
-    tmp_path, distilbert, capsys
-):
-    """All stand in the file twice, so that some are drawn in one place only; then rows move to
-    other numbers.
+def test_held_out_texts_never_appear_in_training(tmp_path, distilbert, capsys):
+    """Each text is in the file twice, so that some are sampled once only. Then the rows are
+    renumbered.
     """
     rows = tiny.reviews(40, seed=1)
     path = tiny.write(tmp_path / "train.csv", rows * 2)
@@ -115,13 +111,12 @@ def test_no_review_is_held_out_whose_text_was_trained_on_or_may_have_been(
     with pytest.raises(SystemExit, match="2"):
         evaluated(folder, tmp_path / "b", max_eval_samples=0)
     assert (
-        "changed since training; leave --baseline out, or give --split train"
-        in capsys.readouterr().err
+        "changed since training; drop --baseline, or use --split train" in capsys.readouterr().err
     )
     assert evaluated(folder, tmp_path / "c", split="train")["reviews"] == 78
 
 
-def test_columns_of_other_names_are_remembered_and_can_be_given(tmp_path, distilbert):
+def test_column_names_are_remembered_and_can_be_overridden(tmp_path, distilbert):
     path = tiny.write(tmp_path / "train.csv", tiny.reviews(30, seed=3), columns=("review", "stars"))
     columns = {"text_column": "review", "label_column": "stars"}
     folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1, **columns)
@@ -159,10 +154,8 @@ def test_classes_that_differ_by_case_alone_stay_two_classes(tmp_path, distilbert
 @pytest.mark.parametrize(
     "names", [("LABEL_0", "LABEL_1"), ("neg", "pos"), ("NEGATIVE", "POSITIVE")]
 )
-def test_a_model_of_others_without_run_json_is_scored(
-    tmp_path, trained, reviews, names, monkeypatch
-):
-    """LABEL_0 and LABEL_1 stand for the data set's classes in their order."""
+def test_a_model_without_run_json_is_scored(tmp_path, trained, reviews, names, monkeypatch):
+    """LABEL_0 and LABEL_1 are the data set's classes, in order."""
     monkeypatch.setattr(
         evaluate.device, "pick_precision", lambda: "no"
     )  # the one that `trained` was scored in
@@ -176,7 +169,7 @@ def test_a_model_of_others_without_run_json_is_scored(
 
 
 def expected(folder, texts):
-    """transformers' own answers in fp32: {name: probability} of each text."""
+    """pipeline()'s answers in fp32: {name: probability} for each text."""
     classify = transformers.pipeline(
         "text-classification", model=str(folder), device="cpu", top_k=None
     )
@@ -228,7 +221,7 @@ def test_each_line_of_standard_input_gets_one_answer_in_order(trained):
     done = tiny.script(
         "predict", "--model_name_or_path", trained, text="\n".join(lines), cwd=trained.parent
     )
-    assert (done.returncode, done.stderr) == (0, "6 texts: 1 empty and without a label\n")
+    assert (done.returncode, done.stderr) == (0, "6 texts: 1 empty and not labelled\n")
     answers = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(answers) == len(lines)
     assert answers.pop(1) == ["", "0.0000"]
@@ -247,8 +240,8 @@ def test_predict_loads_neither_datasets_nor_scikit_learn(trained):
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-def test_bytes_that_are_not_utf8_are_answered_too(trained, monkeypatch, capsys, errors):
-    """Python opens standard input in either way, by the locale."""
+def test_invalid_utf8_is_replaced_and_answered(trained, monkeypatch, capsys, errors):
+    """Python opens standard input in either way, depending on the locale."""
     standard_input = io.BytesIO("superb film\nça m'a plu\n".encode("latin-1"))
     monkeypatch.setattr(
         "sys.stdin", io.TextIOWrapper(standard_input, encoding="utf-8", errors=errors)
@@ -257,12 +250,12 @@ def test_bytes_that_are_not_utf8_are_answered_too(trained, monkeypatch, capsys, 
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_numbers_are_taken_within_their_limits_only():
+def test_numbers_are_range_checked():
     count, share = number(int, 0), number(float, 0, 1, above=True)
     assert (count("0"), count("3"), share("1e-3"), share("1")) == (0, 3, 1e-3, 1.0)
     bad = [(count, text) for text in ("-1", "1.0", "x", "", "nan", "9" * 400)]
     for parse, text in bad + [(share, text) for text in ("0", "2", "nan", "inf", "1,5")]:
-        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' given, a"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"expected a.*, got '{text}'"):
             parse(text)
 
 
@@ -287,7 +280,7 @@ def test_a_script_ends_with_an_exit_code_and_one_line(error, code, line, capsys)
     assert capsys.readouterr().err == f"test_scripts.py: error: {line}\n"
 
 
-def test_memory_that_torch_does_not_get_is_one_line_too(capsys):
+def test_out_of_memory_outside_a_pass_is_a_one_line_error(capsys):
     @script
     def main(argv=None):
         torch.empty(2**60)

@@ -1,4 +1,4 @@
-"""The tricks of benchmarks/study.py, against what they say they do; and one study."""
+"""The variants of benchmarks/study.py, and one study."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ def classifier(distilbert):
     return transformers.AutoModelForSequenceClassification.from_pretrained(distilbert)
 
 
-def test_the_rate_decays_from_block_to_block(classifier):
+def test_the_learning_rate_decays_by_layer(classifier):
     parameters = dict(classifier.named_parameters())
     optimizer = study.train.make_optimizer(list(parameters.values()), 0.01)
     study.decay_by_layer(optimizer, classifier, 0.5)
@@ -39,7 +39,7 @@ def test_the_rate_decays_from_block_to_block(classifier):
         )
 
 
-def test_the_average_is_that_of_the_last_steps():
+def test_averaged_weights_are_those_of_the_last_steps():
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     (mean,) = study.average_weights(optimizer, [weight], first=3)
@@ -51,7 +51,7 @@ def test_the_average_is_that_of_the_last_steps():
     assert torch.allclose(mean.float(), torch.stack(seen[2:]).mean(0))
 
 
-def test_only_the_last_blocks_are_new(classifier):
+def test_only_the_last_layers_are_reset(classifier):
     before = copy.deepcopy(classifier.state_dict())
     study.reinitialise(classifier, 1)
     changed = {
@@ -64,7 +64,7 @@ def test_only_the_last_blocks_are_new(classifier):
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was_cut_off(distilbert, tmp_path):
+def test_an_interrupted_study_continues(distilbert, tmp_path):
     files = [
         tiny.write(tmp_path / f"{name}.csv", tiny.reviews(24, i))
         for i, name in enumerate(("train", "scored"))
@@ -73,7 +73,7 @@ def test_a_study_goes_on_where_it_was_cut_off(distilbert, tmp_path):
         tmp_path / "results.jsonl",
         ["num_train_epochs=1", "num_train_epochs=1+average=0.5+tail"],
     )
-    words = [
+    argv = [
         sys.executable,
         tiny.ROOT / "benchmarks/study.py",
         *variants,
@@ -82,9 +82,9 @@ def test_a_study_goes_on_where_it_was_cut_off(distilbert, tmp_path):
         "--train",
         files[0],
     ]
-    words += ["--scored", files[1], "--results", results, "--compare", variants[0], "--seeds"]
-    subprocess.run([*words, "1"], check=True, capture_output=True)
-    done = subprocess.run([*words, "1", "2"], check=True, capture_output=True, text=True)
+    argv += ["--scored", files[1], "--results", results, "--compare", variants[0], "--seeds"]
+    subprocess.run([*argv, "1"], check=True, capture_output=True)
+    done = subprocess.run([*argv, "1", "2"], check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert sorted((row["variant"], row["seed"]) for row in rows) == [
         (v, seed) for v in variants for seed in (1, 2)

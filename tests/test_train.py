@@ -1,4 +1,4 @@
-"""The training loop: its arithmetic against independent code, and the folder that a run leaves."""
+"""The training loop against independent code, and the run folder."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def without_dropout(tmp_path_factory):
 
 
 def fresh(model, seed=42, **settings):
-    """The pretrained encoder with a new head, as torch draws it after this seed."""
+    """The pretrained encoder with a new head, initialised with this seed."""
     torch.manual_seed(seed)
     return transformers.AutoModelForSequenceClassification.from_pretrained(
         model, dtype=torch.float32, **settings
@@ -56,13 +56,13 @@ def weights(folder):
         (70, 0.1, [6 * n / 7 for n in range(1, 8)] + [6 * n / 63 for n in range(63, 0, -1)]),
     ],
 )
-def test_the_learning_rate_rises_and_falls_in_straight_lines(steps, warmup_ratio, rates):
+def test_the_learning_rate_is_linear_in_both_phases(steps, warmup_ratio, rates):
     found = [script.learning_rate(step, steps, 6.0, warmup_ratio) for step in range(1, steps + 1)]
     assert found == pytest.approx(rates, rel=1e-12)
 
 
 @pytest.mark.parametrize("model", ["distilbert", "bert", "roberta"])
-def test_all_parameters_are_trained_and_only_weights_and_embeddings_decay(model, request):
+def test_the_optimizer_gets_all_parameters_and_decays_only_matrices(model, request):
     classifier = fresh(request.getfixturevalue(model))
     optimizer = script.make_optimizer(list(classifier.parameters()), 0.3)
     decay = {
@@ -170,7 +170,7 @@ def test_a_run_equals_a_plain_loop_step_by_step(
 
 
 def assert_same_metrics(*folders):
-    """Exactly, but for means of probabilities, which rounding reaches."""
+    """Exactly, except for means of probabilities, which differ by rounding."""
     wanted, found = (tiny.read(folder, "metrics.json") for folder in folders)
     for name in ("loss", "brier_score", "calibration_error"):
         assert found.pop(name) == pytest.approx(wanted.pop(name), rel=1e-5)
@@ -178,8 +178,8 @@ def assert_same_metrics(*folders):
 
 
 class Scarce:
-    """Stands in for a classifier's forward: where fails(pass, reviews) is true, memory runs out as
-    torch says it.
+    """Replaces a classifier's forward: where fails(pass, reviews) is true, it runs out of memory,
+    with torch's own message.
 
     Pass 1 is the trial of the model that was loaded.
     """
@@ -197,7 +197,7 @@ class Scarce:
         return self.forward(model, input_ids, **inputs)
 
 
-def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
+def test_out_of_memory_halves_the_token_budget_and_keeps_the_result(
     tmp_path, without_dropout, reviews, monkeypatch, capfd
 ):
     """Reviews go longest first, so passes of three precede the first of four: gradients are there
@@ -211,7 +211,7 @@ def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
     ]
     lines = [line for line in capfd.readouterr().err.splitlines() if "out of memory" in line]
     assert len(lines) == scarce.failures > 0
-    assert lines[0] == "out of memory: going on with at most 30 tokens in a pass"
+    assert lines[0] == "out of memory: continuing with at most 30 tokens per pass"
     losses = [[step["loss"] for step in tiny.read_log(folder)[0]] for folder in runs]
     assert losses[1] == close(losses[0])
     assert_same_metrics(*runs)
@@ -221,7 +221,7 @@ def test_out_of_memory_halves_the_tokens_of_a_pass_and_changes_no_result(
 def test_the_graph_of_a_failed_pass_is_freed_before_the_next(
     tmp_path, distilbert, reviews, monkeypatch
 ):
-    """It fails where the most memory is in use: in the backward pass."""
+    """Memory peaks at the start of the backward pass."""
     backward, failed, left = accelerate.Accelerator.backward, [], []
 
     def failing(self, loss):
@@ -236,8 +236,10 @@ def test_the_graph_of_a_failed_pass_is_freed_before_the_next(
     assert left == [None]
 
 
-def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeypatch):
-    """The run goes on as one with the smaller passes from the start: to the bit."""
+def test_a_retry_after_out_of_memory_repeats_the_dropout_masks(
+    tmp_path, distilbert, reviews, monkeypatch
+):
+    """The run is then bit-identical to one with the smaller budget from the start."""
     tiny.train(distilbert, reviews, tmp_path / "small", max_tokens_per_device=32, **PLAIN)
     scarce = Scarce(monkeypatch, lambda number, _: number == 3)
     tiny.train(distilbert, reviews, tmp_path / "halved", max_tokens_per_device=64, **PLAIN)
@@ -248,7 +250,7 @@ def test_out_of_memory_draws_dropout_anew(tmp_path, distilbert, reviews, monkeyp
     assert losses[0] == losses[1]
 
 
-def test_one_review_too_large_for_the_memory_ends_the_run_in_one_line(
+def test_out_of_memory_with_one_review_is_a_one_line_error(
     tmp_path, distilbert, reviews, monkeypatch
 ):
     Scarce(monkeypatch, lambda number, _: number > 1)
@@ -280,7 +282,7 @@ def test_one_step_changes_every_parameter(tmp_path, reviews, model, request):
     assert [name for name in after if torch.equal(before[name], after[name])] == []
 
 
-def test_a_model_learns_eight_reviews_by_heart(tmp_path, distilbert):
+def test_a_model_overfits_eight_reviews(tmp_path, distilbert):
     rows = [
         (f"{word} film", label)
         for label, words in tiny.OPINIONS.items()
@@ -401,7 +403,7 @@ def test_bert_and_roberta_train_evaluate_and_predict(tmp_path, model, reviews, r
     )  # bf16
 
 
-def test_five_classes_train_and_are_told_apart_by_name(tmp_path, distilbert):
+def test_five_classes_train_under_their_names(tmp_path, distilbert):
     rows = [(text, stars % 5 + 1) for stars, (text, _) in enumerate(tiny.reviews(50, seed=4))]
     path = tiny.write(tmp_path / "stars.jsonl", rows)
     folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1)
@@ -433,12 +435,12 @@ def test_more_tokens_than_roberta_has_usable_positions_are_refused(
 ):
     given = {"model_name_or_path": roberta, "dataset_name": reviews, "output_dir": tmp_path / "run"}
     line = refusal(script.main, tiny.flags(**given, mixed_precision="no", max_length=513))
-    assert "--max_length 513: the model takes at most 512" in line
+    assert "--max_length 513: the model's limit is 512 tokens" in line
     assert not (tmp_path / "run").exists()
 
 
 def test_a_length_above_the_default_is_kept_by_evaluate(tmp_path):
-    """The beginning of a review of 600 tokens decides here, in training and afterwards."""
+    """Only the beginning of a 600-token review tells its class, in training and evaluation."""
     model = tiny.save_model(tmp_path / "long", "distilbert", positions=640)
     rows = [(f"{text}{' film' * 590}", label) for text, label in tiny.reviews(16, seed=6)]
     tiny.write(tmp_path / "train.csv", rows[:10])
@@ -452,13 +454,13 @@ def test_a_length_above_the_default_is_kept_by_evaluate(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "bert", "roberta"])
-def test_what_is_saved_keeps_the_end_of_a_long_text_and_reads_breaks_as_spaces(
+def test_the_saved_tokenizer_truncates_at_the_start_and_reads_breaks_as_spaces(
     tmp_path, reviews, kind, request
 ):
-    """For transformers alone, too; and a model that is trained further."""
+    """Also for plain transformers, and when the model is trained further."""
     base = request.getfixturevalue(kind)
     folder = tiny.train(base, reviews, tmp_path / "run", num_train_epochs=1)
-    # A class that transformers 4 knows, too.
+    # A class that transformers 4 also knows.
     assert (
         tiny.read(folder, "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     )
@@ -491,22 +493,20 @@ def failing(model, folder, output_dir, refusal, **settings):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_weights_that_leave_the_numbers_end_the_run_in_one_line(
-    tmp_path, distilbert, reviews, refusal, steps
-):
-    """After the last step there is no loss any more to notice it by."""
+def test_diverging_weights_are_a_one_line_error(tmp_path, distilbert, reviews, refusal, steps):
+    """After the last step no loss would show it."""
     size = {"num_train_epochs": 1, "train_batch_size": 41 if steps == 1 else 21}
     failing(distilbert, reviews, tmp_path / "run", refusal, learning_rate=1e38, **size)
 
 
-def test_a_used_folder_is_refused_or_replaced_without_a_stale_file(
+def test_a_used_folder_is_refused_or_replaced_entirely(
     tmp_path, distilbert, bert, reviews, refusal
 ):
     folder = tiny.train(bert, reviews, tmp_path / "run", num_train_epochs=1)
     (folder / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     given = tiny.flags(model_name_or_path=distilbert, dataset_name=reviews, output_dir=folder)
-    assert f"--output_dir {folder}: holds" in refusal(script.main, given)
+    assert f"--output_dir {folder}: already holds" in refusal(script.main, given)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     tiny.train(distilbert, reviews, folder, overwrite_output_dir=True, num_train_epochs=2)
     assert {path.name for path in folder.iterdir()} == FILES | {"notes.txt"}
@@ -532,9 +532,7 @@ def test_a_failed_run_leaves_nothing_of_the_one_it_replaced(tmp_path, distilbert
     ("kind", "setting"),
     [("distilbert", "attention_dropout"), ("bert", "attention_probs_dropout_prob")],
 )
-def test_attention_dropout_is_the_models_own_unless_another_is_asked_for(
-    tmp_path, reviews, kind, setting
-):
+def test_attention_dropout_defaults_to_the_models(tmp_path, reviews, kind, setting):
     model = tiny.save_model(tmp_path / "model", kind, **{setting: 0.4})
     folders = [
         tiny.train(model, reviews, tmp_path / name, num_train_epochs=1, **more)
@@ -559,8 +557,8 @@ def test_attention_dropout_is_refused_for_a_model_that_has_none(tmp_path, distil
         script.load_model(args, ["negative", "positive"])
 
 
-def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, trained, reviews):
-    """The head is kept for as many classes as it was trained for, and for no other number."""
+def test_training_keeps_a_fitting_head_or_makes_a_new_one(tmp_path, trained, reviews):
+    """The head is kept if the number of classes is the same."""
     tiny.train(trained, reviews, tmp_path / "same", num_train_epochs=1, learning_rate=1e-12)
     same_head = weights(tmp_path / "same")["classifier.weight"]
     assert torch.allclose(same_head, weights(trained)["classifier.weight"])
@@ -573,7 +571,7 @@ def test_training_goes_on_from_a_trained_head_or_makes_a_new_one(tmp_path, train
 
 
 def test_the_configuration_keeps_its_padding_token(tmp_path, roberta, reviews):
-    """RoBERTa counts positions from it on, whatever the tokenizer pads with."""
+    """RoBERTa counts positions from the padding id of its configuration."""
     model = shutil.copytree(roberta, tmp_path / "model")
     config = tiny.read(model, "config.json")
     (model / "config.json").write_text(json.dumps({**config, "pad_token_id": 3}))

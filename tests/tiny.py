@@ -1,4 +1,4 @@
-"""Tiny models, reviews and runs for the tests, and the words to start a script as a user does."""
+"""Tiny models, reviews and runs for the tests, and helpers that start the scripts."""
 
 import csv
 import json
@@ -25,18 +25,18 @@ def reviews(count, seed):
     """`count` different (text, label) pairs of 4 to 14 words; all words of opinion in a text are of
     its label.
     """
-    drawn, found = random.Random(seed), {}
+    rng, found = random.Random(seed), {}
     while len(found) < count:
         label = ("negative", "positive")[len(found) % 2]
-        words = drawn.choices(FILLERS.split(), k=drawn.randint(2, 11))
-        words += drawn.choices(OPINIONS[label].split(), k=drawn.randint(2, 3))
-        drawn.shuffle(words)
+        words = rng.choices(FILLERS.split(), k=rng.randint(2, 11))
+        words += rng.choices(OPINIONS[label].split(), k=rng.randint(2, 3))
+        rng.shuffle(words)
         found[" ".join(words)] = label
     return list(found.items())
 
 
 def write(path, rows, columns=("text", "label")):
-    """Rows into a .csv or .jsonl file; returns its path."""
+    """Write rows into a .csv or .jsonl file; returns its path."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             csv.writer(file).writerows([columns, *rows])
@@ -123,11 +123,11 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0
 
 
 def flags(**settings):
-    """Settings as words of a command line; True is a flag without a value."""
-    words = []
+    """Settings as command-line arguments; True is a flag without a value."""
+    argv = []
     for name, value in settings.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return words
+        argv += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return argv
 
 
 def train(model, dataset, output_dir, **settings):
@@ -157,12 +157,12 @@ def add_put(monkeypatch):
     monkeypatch.setattr(kind, "forward", with_put)
 
 
-def process(*words, cwd=ROOT, text=None, env=None):
+def process(*argv, cwd=ROOT, text=None, env=None):
     """Run a command to its end, in the environment of the tests changed by `env`; `text` goes to
     standard input.
     """
     environment = {**os.environ, **(env or {})}
-    words = [str(word) for word in words]
+    argv = [str(arg) for arg in argv]
     options = {
         "capture_output": True,
         "encoding": "utf-8",
@@ -170,9 +170,9 @@ def process(*words, cwd=ROOT, text=None, env=None):
         "env": environment,
         "cwd": cwd,
     }
-    return subprocess.run(words, input=text or "", **options)
+    return subprocess.run(argv, input=text or "", **options)
 
 
-def script(name, *words, **options):
-    """`process` for `python NAME.py WORDS...`."""
-    return process(sys.executable, ROOT / f"{name}.py", *words, **options)
+def script(name, *argv, **options):
+    """`process` for `python NAME.py ARGV...`."""
+    return process(sys.executable, ROOT / f"{name}.py", *argv, **options)

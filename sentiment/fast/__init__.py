@@ -1,4 +1,4 @@
-"""Room 1, the same numbers sooner: an encoder that computes real tokens only.
+"""The same numbers, faster: an encoder that computes real tokens only.
 
     padded:  [CLS] a fine film [SEP]      packed:  [CLS] a fine film [SEP] [CLS] dull [SEP]
              [CLS] dull [SEP] --- ---

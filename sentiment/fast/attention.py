@@ -1,4 +1,4 @@
-"""Attention within each of many packed reviews: one by one on a CPU, by varlen_attn on a GPU."""
+"""Attention within each of many packed reviews: in groups on a CPU, by varlen_attn on a GPU."""
 
 import math
 
@@ -10,7 +10,7 @@ from transformers.masking_utils import sdpa_mask
 from sentiment.fast.dropout import dropout_mask
 
 NAME = "packed"
-LENGTHS = 16  # on a CPU, reviews are filled up to a multiple; see packing.TOKENS
+LENGTHS = 16  # on a CPU, reviews are padded to a multiple; see packing.TOKENS
 
 
 def attend(module, query, key, value, mask, scaling, dropout=0.0, **kwargs):
@@ -71,7 +71,7 @@ def by_review(query, key, value, groups, dropout):
         value = value / (1 - dropout)
     tokens = [count * length for count, length in groups]
     rows = tokens if len(query) == len(key) else [count for count, _ in groups]
-    tokens, rows = [*tokens, len(key) - sum(tokens)], [*rows, len(query) - sum(rows)]  # filling
+    tokens, rows = [*tokens, len(key) - sum(tokens)], [*rows, len(query) - sum(rows)]  # padding
     attended = []
     with torch.autocast("cpu", enabled=False):  # its softmax in fp32 would only be rounded again
         parts = zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=False)
@@ -88,10 +88,10 @@ def by_review(query, key, value, groups, dropout):
 
 
 def by_products(query, key, value, dropout):
-    """Attention of equally long reviews, [count, heads, tokens, D]; lacks dropout's factor."""
+    """Attention of equally long reviews, [count, heads, tokens, D]; without dropout's scale."""
     q, k, v = (filled_up(states.flatten(0, 1)) for states in (query, key, value))
     weights = torch.bmm(q, k.transpose(1, 2))
-    with torch.no_grad():  # the filling gets weight 0, which has no gradient
+    with torch.no_grad():  # padding gets weight 0 and no gradient
         weights[:, :, key.shape[2] :] = -math.inf
     weights = torch.softmax(weights, -1)
     if dropout:

@@ -13,22 +13,24 @@ import torch
 from sentiment.fast import attention, dropout
 from sentiment.model import ATTENTION_DROPOUT
 
-TOKENS = 64  # on a CPU, passes are filled up to a multiple: oneDNN builds a kernel for each shape
+TOKENS = 64  # on a CPU, passes are padded to a multiple: oneDNN builds a kernel for each shape
 TOGETHER = 512  # tokens of short reviews that a CPU attends to at once; more leave its caches
+# Where the encoder is. It needs a list `layer`, attention that calls AttentionInterface and passes
+# its keyword arguments on, projections as attention.attend names them, a head that reads token 0.
 ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"}
 
 
 class Layout(NamedTuple):
-    """Where the T real tokens of B padded reviews are; on a CPU, T is filled up."""
+    """Where the T real tokens of B padded reviews are; on a CPU, T is padded."""
 
-    tokens: torch.Tensor  # int64 [T]: indices into the B * L positions; 0 for the filling
+    tokens: torch.Tensor  # int64 [T]: indices into the B * L positions; 0 for padding
     starts: torch.Tensor  # int32 [B + 1]: each review's first token, and the end
     longest: int  # L
     groups: list | None  # on a CPU: (reviews, tokens of each), equal lengths together
 
 
 def install(model, precision):
-    """Prepare a DistilBERT, BERT or RoBERTa classifier, on its device, for inputs with a `layout`.
+    """Prepare a classifier of ENCODERS, on its device, for inputs with a `layout`.
 
     Others stay as they are, and so does one on a GPU without a kernel for it.
     """

@@ -1,4 +1,4 @@
-"""Room 2, the outside world: the Hub, and models that nobody vouches for.
+"""The outside world: the Hub, and untrusted models.
 
 You do not need this to understand training.
 """

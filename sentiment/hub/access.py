@@ -13,15 +13,15 @@ from huggingface_hub.utils import logging
 
 from sentiment.errors import UserError, first_line
 
-PROBE_SECONDS = 3  # without an answer before any work: the Hub is away
+PROBE_SECONDS = 3  # without an answer, the Hub is offline
 
 logging.set_verbosity_error()
 
 
 def connect(*names):
-    """Call with the paths and Hub ids that will be loaded, before anything is. UserError.
+    """Call before loading anything, with the paths and Hub ids to load. Raises UserError.
 
-    If the Hub does not answer, the cache is used; the libraries would retry for most of a minute.
+    If the Hub does not answer, the cache is used; the libraries would retry for over a minute.
     """
     ids = [name for name in names if not Path(name).exists()]
     for name in ids:
@@ -44,7 +44,7 @@ def with_timeout(ask):
     """[ask()], or [] if it takes too long."""
     answers, session = [], get_session()
     usual, session.timeout = session.timeout, PROBE_SECONDS
-    # In a thread, since looking up an address has no time limit.
+    # In a thread, since a DNS lookup has no timeout.
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS + 1)

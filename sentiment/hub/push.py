@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from sentiment.errors import RunError, UserError, first_line
 from sentiment.hub.access import with_timeout
 
-ANSWER_SECONDS = 60  # without an answer in a push: a lost connection
+ANSWER_SECONDS = 60  # without an answer, the connection is lost
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the attempts
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (hf.co/settings/tokens)"
 
@@ -20,7 +20,7 @@ def open_repository(repo_id, private):
     """Create the model `repo_id` if needed, in a few seconds. Raises UserError if it cannot be
     written to, or is not `private` as asked.
     """
-    reason = "a Hub id is needed, USER/REPO" if repo_id.count("/") != 1 else None
+    reason = "not a Hub id; give USER/REPO" if repo_id.count("/") != 1 else None
     if is_offline_mode():
         reason = "HF_HUB_OFFLINE is set; unset it to push"
     if not reason:
@@ -43,8 +43,8 @@ def refusal(repo_id, private):
         return first_line(error)
     except (HTTPError, ValueError) as error:  # ValueError: the answer is not the Hub's
         if status_of(error) in (401, 403):
-            return f"the token is not valid or may not write there; {LOG_IN}"
-        return f"{constants.ENDPOINT} does not answer as it should: {first_line(error)}; push later"
+            return f"the token is invalid or may not write there; {LOG_IN}"
+        return f"{constants.ENDPOINT} does not answer properly: {first_line(error)}; push later"
     return None
 
 
@@ -53,7 +53,7 @@ def status_of(error):
 
 
 def push(folder, repo_id):
-    """Make the files of `folder` one commit to the model `repo_id`; returns its address. Retries
+    """Push the files in `folder` to the model `repo_id` as one commit; returns its URL. Retries
     lost connections and a busy Hub, then raises RunError.
     """
     constants.HF_HUB_OFFLINE = False  # `connect` may have set it since the repository was opened
@@ -68,7 +68,7 @@ def push(folder, repo_id):
             status = status_of(reason)
             lost = status is None and isinstance(reason, HTTPError | RuntimeError)
             if wait is None or not (lost or status in (408, 429) or (status or 0) >= 500):
-                again = f"nothing is lost here; push again: python {shlex.join(sys.argv)}"
+                again = f"nothing is lost; push again: python {shlex.join(sys.argv)}"
                 raise RunError(f"not pushed to {repo_id}: {first_line(reason)}; {again}") from error
-            print(f"{constants.ENDPOINT}: {first_line(reason)}; again in {wait} s", file=sys.stderr)
+            print(f"{constants.ENDPOINT}: {first_line(reason)}; retry in {wait} s", file=sys.stderr)
             time.sleep(wait)

@@ -1,4 +1,4 @@
-"""Load and try a model that nobody vouches for: whatever goes wrong becomes one line."""
+"""Load an untrusted model and try it: every failure becomes one line."""
 
 import os
 import sys
@@ -22,11 +22,11 @@ def loading(name, revision="main"):
     """Yield a model's folder after `untrusted.check`. What fails in the block is a UserError."""
     folder = Path(name)
     if folder.is_file():
-        raise UserError(f"{name}: a file; the folder of a model is needed, or a Hub id")
+        raise UserError(f"{name}: a file, not a model folder or Hub id")
     if not folder.is_dir():
         folder = access.snapshot(name, revision, untrusted.FILES)
     elif revision != "main":
-        raise UserError(f"--revision {revision}: {name} is a folder; models on the Hub have some")
+        raise UserError(f"--revision {revision}: {name} is a local folder")
     try:
         weights = untrusted.check(folder)
         with silenced(), warnings.catch_warnings(action="ignore"):
@@ -35,7 +35,7 @@ def loading(name, revision="main"):
             yield folder
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:  # Rust panics are not Exceptions
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"{name}: cannot be loaded: {first_line(error)}") from error
@@ -43,7 +43,7 @@ def loading(name, revision="main"):
 
 @contextmanager
 def silenced():
-    """Close the process's stderr, where a caught panic of Rust prints as well."""
+    """Silence the process's stderr, where even caught Rust panics print."""
     if sys.stderr is None:  # closed already, and its number may be another file's
         yield
         return
@@ -61,7 +61,7 @@ def silenced():
 def load_trained(name, revision="main"):
     """(tokenizer, classifier on the CPU) of a fine-tuned model. Raises UserError."""
     if name == model.DEFAULT_FOLDER and not Path(name).exists():
-        way = "run train.py, or name a model by --model_name_or_path"
+        way = "run train.py, or give --model_name_or_path"
         raise UserError(f"no model in {name} yet: {way}")
     access.connect(name)
     with loading(name, revision) as folder:
@@ -80,25 +80,25 @@ def check(tokenizer, classifier, report, new_head=False):
     prefix = classifier.base_model_prefix + "."
     wrong = [key for key in unfit | extra if key.startswith(prefix) and "pooler" not in key]
     if wrong:
-        raise UserError(f"{len(wrong)} weights do not fit config.json, such as {min(wrong)}")
+        raise UserError(f"{len(wrong)} tensors do not fit config.json, such as {min(wrong)}")
     if unfit and not new_head:
-        raise UserError("no trained classification head: fine-tune it with train.py first")
-    # Without a file, AutoTokenizer makes one of special tokens alone.
+        raise UserError("no trained classification head: fine-tune with train.py first")
+    # Without a file, AutoTokenizer makes one with special tokens only.
     empty = len(tokenizer) <= len(set(tokenizer.all_special_tokens))
     if empty or not tokenizer.is_fast or tokenizer.pad_token_id is None:
-        raise UserError("a tokenizer.json with a padding token is needed; save the model's own")
+        raise UserError("a tokenizer.json with a padding token is needed; add the model's own")
     classes = list(classifier.config.id2label.values())
     if len(set(classes)) < max(2, len(classes)) or not all(map(str.isprintable, classes)):
-        raise UserError("id2label in config.json needs two or more different names")
+        raise UserError("id2label in config.json needs 2+ distinct printable names")
     model.agree(tokenizer, classifier)
     if tokenizer.model_max_length < SHORTEST:
-        raise UserError(f"takes {tokenizer.model_max_length} tokens; {SHORTEST} are needed")
+        raise UserError(f"takes {tokenizer.model_max_length} tokens; the minimum is {SHORTEST}")
     (ids,), _ = model.encode(tokenizer, [TEXT])
     highest = max(tokenizer.pad_token_id, *ids.tolist(), *tokenizer.get_vocab().values())
     known = classifier.get_input_embeddings().num_embeddings
     if highest >= known:
-        raise UserError(f"the tokenizer has token {highest:,}, the model knows {known:,} tokens")
+        raise UserError(f"token id {highest:,} is beyond the model's {known:,} embeddings")
     with torch.inference_mode():
         logits = classifier.eval()(**batches.pad([ids], tokenizer.pad_token_id, "cpu")).logits
     if logits.shape != (1, len(classes)) or not logits.isfinite().all():
-        raise UserError("the model gives no finite logit for each class: it is damaged")
+        raise UserError("damaged: its logits are not finite, or not one per class")

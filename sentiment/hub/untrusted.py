@@ -1,4 +1,4 @@
-"""Look at a model's folder before a library reads it. What is wrong is a UserError.
+"""Check a model's folder before a library reads it. Raises UserError.
 
 The libraries run no code and read no pickle, but could run out of memory or time, leave the folder,
 or ask a network.
@@ -29,7 +29,7 @@ MOST_CLASSES, LARGEST = 10_000, 2**24  # integers in config.json
 def check(folder):
     """Look at the files of a folder. Returns what `measure` does."""
     if not (folder / "config.json").exists():
-        raise UserError("no model there: no config.json, which save_pretrained writes")
+        raise UserError("no config.json, which save_pretrained writes")
     check_links(folder)
     for file in REFUSED:
         if (folder / file).exists():
@@ -38,11 +38,10 @@ def check(folder):
         pairs = read_json(folder / file)
         for key, value in pairs if file in CONFIGS else ():
             if key in SETTINGS and value not in HARMLESS:
-                asks = f"{key} asks for code, a kernel, a file or a format of its own"
-                raise UserError(f"{file}: {asks}")
+                raise UserError(f"{file}: {key} is not supported: it may load code or other files")
             most = MOST_CLASSES if key == "num_labels" else LARGEST
             if file == "config.json" and isinstance(value, int) and value > most:
-                raise UserError(f"{file}: {key} is {value:.6g}")
+                raise UserError(f"{file}: {key} {value:.6g} is too large")
     return measure(folder / WEIGHTS)
 
 
@@ -56,7 +55,7 @@ def check_links(folder):
         if os.path.dirname(os.path.realpath(path)) not in roots:
             raise UserError(f"{path.name} is a link out of the folder; put the file itself there")
         if path.exists() and not path.is_file():
-            raise UserError(f"{path.name} is no ordinary file")
+            raise UserError(f"{path.name} is not a regular file")
 
 
 def read_json(path):
@@ -64,41 +63,41 @@ def read_json(path):
     small, pairs = path.stat().st_size <= MOST_BYTES, []
     content = path.read_bytes() if small else b""
     if not small or sum(map(content.count, (b"[", b"{", b","))) > MOST_ITEMS:
-        raise UserError(f"{path.name} is far larger than that of any model")
+        raise UserError(f"{path.name} is implausibly large")
     try:
         text = content.decode("utf-8")
         value = json.loads(text, object_pairs_hook=lambda new: pairs.extend(new) or dict(new))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path.name} is no JSON object")
+        raise UserError(f"{path.name} is not a JSON object")
     return pairs
 
 
 def measure(path):
     """(tensors, their elements) in the weights, by the header of their file."""
     if not path.is_file():
-        raise UserError(f"no {path.name} in it; weights must be one safetensors file, no pickle")
+        raise UserError(f"no {path.name}; weights must be one safetensors file, not a pickle")
     try:
         with open(path, "rb") as file:
             if int.from_bytes(file.read(8), "little") > 10 * 2**20:
-                raise SafetensorError("its header has no end")
+                raise SafetensorError("its header is too big")
         with safe_open(path, "pt") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{path.name} is torn or no safetensors: {first_line(error)}") from error
+        raise UserError(f"{path.name} is a bad safetensors file: {first_line(error)}") from error
     return len(shapes), sum(map(math.prod, shapes))
 
 
 def check_size(config, tensors, elements):
-    """Build the classifier without memory, until it far outgrows the weights."""
+    """Build the classifier on "meta"; raise if it far outgrows the weights."""
     seen = [0, 0]
 
     def count(module, name, parameter):
         if parameter is not None:
             seen[:] = seen[0] + 1, seen[1] + parameter.numel()
         if seen[0] > 2 * tensors + 100 or seen[1] > 2 * elements + 10**6:
-            raise UserError(f"config.json asks for a far larger model than {elements:,} weights")
+            raise UserError(f"config.json describes far more than its {elements:,} weights")
 
     hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
     try:

@@ -1,1 +1,1 @@
-"""Room 3, what evaluate.py adds to the numbers. You do not need this to understand training."""
+"""What evaluate.py adds to the metrics. You do not need this to understand training."""

@@ -1,4 +1,4 @@
-"""What a network must beat to be worth it, trained on the same reviews."""
+"""Baselines that the model must beat, trained on the same reviews."""
 
 import numpy
 from sklearn.dummy import DummyClassifier

@@ -1,4 +1,4 @@
-"""The model card: what card.md.j2 makes of run.json and metrics.json."""
+"""The model card: card.md.j2, filled in from run.json and metrics.json."""
 
 import shlex
 from pathlib import Path, PurePath
@@ -16,7 +16,7 @@ APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
 
 
 def public(word):
-    """A word of a command line without folders of its owner's: ../data.csv becomes data.csv."""
+    """An argument without private folders: ../data.csv becomes data.csv."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     path = PurePath(value)
     private = path.is_absolute() or ".." in path.parts or value.startswith("~")

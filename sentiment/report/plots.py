@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, by matplotlib, which only they need."""
+"""Plots of an evaluation. Nothing else needs matplotlib."""
 
 import numpy
 import torch
@@ -12,13 +12,13 @@ DIAGONAL = {"color": "#999999", "linestyle": "--"}
 
 
 def draw(folder, scores, logits, labels, log):
-    """Write the pictures into `folder`; returns {file name: what it shows}."""
+    """Write the plots into `folder`; returns {file name: caption}."""
     labels, probabilities = torch.as_tensor(labels), logits.double().softmax(dim=1)
     steps = [entry for entry in log if "loss" in entry]
     pictures = {
         "confusion.png": ("confusion matrix", 1, confusion),
         "curves.png": ("ROC and precision-recall curves", 2, curves),
-        "reliability.png": ("accuracy at each confidence", 1, reliability),
+        "reliability.png": ("accuracy by confidence", 1, reliability),
     }
     if steps:
         pictures["training.png"] = "loss and learning rate by step", 1, training
@@ -52,8 +52,8 @@ def reliability(axes, scores, probabilities, labels, _):
         axes.plot([x, x], intervals.wilson(round(y * reviews), reviews), color="tab:blue")
         axes.plot(x, y, "o", color="tab:blue")
         axes.annotate(f"{reviews:,}", (x, y), textcoords="offset points", xytext=(6, -3))
-    axes.set(xlabel="mean confidence of a bin", ylabel="accuracy with its 95% interval")
-    axes.set(title=f"calibration error {scores['calibration_error']:.3f}; numbers are reviews")
+    axes.set(xlabel="mean confidence per bin", ylabel="accuracy with 95% CI")
+    axes.set(title=f"calibration error {scores['calibration_error']:.3f} (numbers: reviews)")
 
 
 def training(axes, *given):

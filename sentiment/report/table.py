@@ -15,7 +15,7 @@ def table(metrics):
         shown = [f"{cell:.4f}" if isinstance(cell, float) else f"{cell}" for cell in cells]
         return f"{name:<{width}}" + "".join(f"{cell:>{size}}" for cell in shown)
 
-    lines = [row("reviews", f"{metrics['reviews']:,}") + "  95% interval"]
+    lines = [row("reviews", f"{metrics['reviews']:,}") + "  95% CI"]
     for name in FIGURES:
         known, note = metrics[name] is not None, notes.get(name, "")
         value, note = (metrics[name], note) if known else ("-", "a class has no review")
@@ -28,7 +28,7 @@ def table(metrics):
     for name, counts in zip(names, metrics["confusion_matrix"], strict=True):
         lines += [row(name, *(f"{count:,}" for count in counts), size=width)]
     if compared := metrics.get("baselines"):
-        lines += ["", row("baseline", "accuracy", "f1") + "  the model's accuracy is better by"]
+        lines += ["", row("baseline", "accuracy", "f1") + "  accuracy, model minus baseline"]
         for name, scores in compared.items():
             lines += [f"{row(name, scores['accuracy'], scores['f1'])}  {difference(scores)}"]
     return "\n".join([*lines, "", limits(metrics)])
@@ -41,15 +41,16 @@ def interval(metrics, name):
 
 def difference(baseline):
     low, high = (100 * limit for limit in baseline["difference_interval"])
-    verdict = "worth it" if low > 0 else "not worth it" if high < 0 else "not told apart"
-    points = f"{100 * baseline['difference']:.1f} points"
-    return f"{points}, 95% interval {low:.1f} to {high:.1f}: {verdict}"
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not significant"
+    points = f"{100 * baseline['difference']:+.1f} points"
+    return f"{points} (95% CI {low:.1f} to {high:.1f}): {verdict}"
 
 
 def limits(metrics):
     low, high = metrics["intervals"]["accuracy"]
     apart = 100 * intervals.least_difference((low + high) / 2, metrics["reviews"])
+    n = f"{metrics['reviews']:,}"
     return (
-        f"{metrics['reviews']:,} reviews place the accuracy between {low:.1%} and {high:.1%}; "
-        f"another model, on as many others, is told apart from {apart:.1f} points of difference on"
+        f"Accuracy on {n} reviews is between {low:.1%} and {high:.1%} (95% CI).\n"
+        f"A model scored on {n} others must differ by about {apart:.1f} points for significance."
     )

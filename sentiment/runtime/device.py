@@ -60,8 +60,8 @@ def pick_precision(requested="auto"):
     if requested == "auto":
         flag, wanted = "the launcher's mixed_precision", told if told != "no" else precisions()[-1]
     if wanted not in precisions():
-        possible = f"{describe()} computes {', '.join(precisions())}"
-        raise UserError(f"{flag} {wanted}: {possible}; leave it out for the best of them")
+        possible = f"{describe()} supports {', '.join(precisions())} (no: fp32)"
+        raise UserError(f"{flag} {wanted}: {possible}; drop it for the best")
     return wanted
 
 

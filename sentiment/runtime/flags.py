@@ -34,8 +34,8 @@ class Parser(argparse.ArgumentParser):
 
 def number(kind, low, high=math.inf, above=False):
     """An argparse type: a finite int or float from `low` to `high`; `above`: not `low` itself."""
-    wanted = f"{'an integer' if kind is int else 'a number'} {'above' if above else 'from'} {low}"
-    wanted += f" to {high}" if high < math.inf else ""
+    wanted = f"{'an integer' if kind is int else 'a number'} {'>' if above else '>='} {low}"
+    wanted += f" and <= {high}" if high < math.inf else ""
 
     def parse(text):
         try:
@@ -44,6 +44,6 @@ def number(kind, low, high=math.inf, above=False):
                 return value
         except (ValueError, OverflowError):
             pass  # the same message
-        raise argparse.ArgumentTypeError(f"{text!r} given, {wanted} is needed")
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
 
     return parse

@@ -1,4 +1,4 @@
-"""A run folder's life: may it be used, its lock, status.json."""
+"""The run folder: checks, lock, status.json."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def check(args):
     for name in (args.model_name_or_path, args.dataset_name):
         path = Path(name)
         if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
-            refuse(folder, f"{name} is in it; choose another folder")
+            refuse(folder, f"contains {name}; choose another folder")
     return folder
 
 
@@ -44,7 +44,7 @@ def check_unused(folder, overwrite, resume):
     held = next((name for name in names if (folder / name).exists()), None)
     if held and not overwrite and not (resume and held in (checkpoint.FOLDER, "status.json")):
         way = "choose another folder, or add --resume or --overwrite_output_dir"
-        refuse(folder, f"holds {held} of another run; {way}")
+        refuse(folder, f"already holds {held}; {way}")
 
 
 def refuse(folder, reason):
@@ -85,7 +85,7 @@ def open_run(run, accelerator):
             if before := Run.read(folder):
                 run.check_resumes(before.identity())
             files.remove(folder / checkpoint.FOLDER)  # a kill may have left it
-            print(f"the run in {folder} is finished: nothing is left to do")
+            print(f"the run in {folder} is already finished")
             yield distributed.broadcast(accelerator, FINISHED)
             return
         if resume:
@@ -105,7 +105,7 @@ def open_run(run, accelerator):
 
 
 def clear(folder, step):
-    """Clear the folder for a new run, or cut the log back to a resumed `step`."""
+    """Clear the folder for a new run, or truncate the log to a resumed `step`."""
     for path in folder.glob(".tmp-*"):
         files.remove(path)
     if step:  # the evaluation after this step is made again

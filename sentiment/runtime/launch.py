@@ -20,8 +20,8 @@ def check_gpus():
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     one_each = gpus == 1 and os.environ.get("CUDA_VISIBLE_DEVICES")  # by srun
     if processes > gpus > 0 and not one_each:
-        way = "start one for each, or hide the GPUs by CUDA_VISIBLE_DEVICES="
-        raise UserError(f"{processes} processes on a machine with GPUs: {gpus}; {way}")
+        way = "start one per GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES="
+        raise UserError(f"{processes} processes, but only {gpus} GPUs here; {way}")
     if gpus > 1 == int(os.environ.get("WORLD_SIZE", 1)):
         way = f"accelerate launch --multi_gpu --num_processes {gpus} SCRIPT uses all"
         print(f"1 of {gpus} GPUs is used; {way}", file=sys.stderr)
@@ -32,7 +32,7 @@ def start(precision, tracker="none", folder=None):
     if "WORLD_SIZE" not in os.environ:
         if "MASTER_ADDR" in os.environ:
             way = "accelerate launch --multi_gpu --num_processes N starts N, on CPUs too"
-            raise UserError(f"the launcher started one of several processes; {way}")
+            raise UserError(f"the launcher started only one process; {way}")
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             raise UserError("srun alone does not connect processes; use cluster/train.sbatch")
     check_gpus()

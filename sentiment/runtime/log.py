@@ -16,7 +16,7 @@ def pick_tracker(name):
     """Accelerate's log_with: an installed tracker, or None for "none". UserError."""
     possible = ["none", *(tracker.value for tracker in get_available_trackers())]
     if name not in possible:
-        raise UserError(f"--report_to {name}: installed are {', '.join(possible)}")
+        raise UserError(f"--report_to {name}: choose from {', '.join(possible)}")
     return None if name == "none" else name
 
 
@@ -60,7 +60,7 @@ class TrainingLog:
 
 
 def read_log(folder):
-    """Entries of log.jsonl up to the first line that is torn or not train.py's; [] without it."""
+    """Entries of log.jsonl up to the first truncated or foreign line; [] without the file."""
     path, entries = folder / "log.jsonl", []
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():

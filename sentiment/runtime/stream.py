@@ -26,8 +26,8 @@ def lines(source):
 
 
 def ahead(lists):
-    """What the iterator `lists` yields, read in a thread: each time all that is there, in one list.
-    Raises what the iterator raises.
+    """Read the iterator `lists` in a thread; yield all that has arrived, as one list. Raises its
+    errors.
     """
     waiting = queue.Queue(WAITING)
 
