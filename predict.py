@@ -77,7 +77,10 @@ def finite(text):
 
 def parse(line, column):
     """A line of JSON -> (the text in its field `column`, the object). Raises ValueError."""
-    fields = json.loads(line, parse_float=finite, parse_constant=finite)
+    try:
+        fields = json.loads(line, parse_float=finite, parse_constant=finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"not an object with a field {column}")
     if not isinstance(fields.get(column), str):

@@ -2,7 +2,7 @@
 
     python sample/make_sample.py [--output_dir sample]
 
-writes two folders that stand in for a dataset and a checkpoint of the Hugging Face Hub:
+writes two folders, in place of a dataset and a checkpoint from the Hugging Face Hub:
 
 * ``reviews/`` holds ``train.csv`` and ``test.csv`` with the columns ``text`` and ``label``. A
 seeded grammar writes

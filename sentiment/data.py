@@ -51,9 +51,9 @@ class Reviews:
         return {"split": self.split, "rows": self.rows, "sha256": digest}
 
     def summary(self):
-        """For example "100 reviews (50 negative, 50 positive)"."""
+        """For example "100 reviews (negative: 50, positive: 50)"."""
         counts = sorted(Counter(self.labels).items())
-        classes = ", ".join(f"{count:,} {label}" for label, count in counts)
+        classes = ", ".join(f"{label}: {count:,}" for label, count in counts)
         return f"{len(self):,} reviews ({classes})"
 
 

@@ -108,7 +108,7 @@ def test_the_table_shows_the_numbers():
     assert ["precision", f"{1002 / 1003:.4f}", "of", "'positive'"] in lines
     assert ["roc_auc", f"{scores['roc_auc']:.4f}", *limits(scores["intervals"]["roc_auc"])] in lines
     assert ["negative", "3", "0.6667", "0.6667", "0.6667"] in lines
-    start = lines.index(["true", "as", "negative", "as", "positive"])
+    start = lines.index(["true", "class", "predicted", "negative", "predicted", "positive"])
     assert lines[start + 1 : start + 3] == [["negative", "2", "1"], ["positive", "1", "1,002"]]
     assert lines[-2][:4] == ["Accuracy", "on", "1,006", "reviews"]
 

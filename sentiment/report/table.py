@@ -6,7 +6,7 @@ from sentiment.metrics import FIGURES, positive_class
 
 def table(metrics):
     names = metrics["labels"]
-    width = max(20, *(len(name) + 2 for name in names))
+    width = max(20, *(len(name) + 11 for name in names))
     about = f"of {names[positive_class(names)]!r}" if len(names) == 2 else "mean over classes"
     notes = dict.fromkeys(("f1", "precision", "recall"), about)
     notes |= dict.fromkeys(("loss", "calibration_error", "brier_score"), "0 is best")
@@ -24,7 +24,7 @@ def table(metrics):
     lines += ["", row("class", "reviews", *keys)]
     for name, scores in metrics["per_class"].items():
         lines += [row(name, f"{scores['reviews']:,}", *(scores[key] for key in keys))]
-    lines += ["", row("true", *(f"as {name}" for name in names), size=width)]
+    lines += ["", row("true class", *(f"predicted {name}" for name in names), size=width)]
     for name, counts in zip(names, metrics["confusion_matrix"], strict=True):
         lines += [row(name, *(f"{count:,}" for count in counts), size=width)]
     if compared := metrics.get("baselines"):

@@ -51,7 +51,7 @@ class TrainingLog:
             self._write({"step": step, "eval": metrics})
             known = [name for name in FIGURES if metrics[name] is not None]
             self.track({f"eval/{name}": metrics[name] for name in known}, step=step)
-            scores = f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f}"
+            scores = f"test accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f}"
             print(f"after {step} steps: {scores}", flush=True)
 
     def _write(self, entry):
