@@ -243,7 +243,7 @@ def test_memory_that_runs_out_halves_the_budget_and_changes_no_result(
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     printed = capfd.readouterr().err.splitlines()
-    budgets = [int(line.split()[8]) for line in printed if line.startswith("out of memory")]
+    budgets = [int(line.split()[7]) for line in printed if line.startswith("out of memory")]
     assert budgets
     assert min(budgets) > 60 * LONG / 8  # the failed pass was freed before the next
     assert losses(tmp_path / "scarce") == pytest.approx(losses(tmp_path / "ample"), rel=1e-4)
