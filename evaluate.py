@@ -11,9 +11,12 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
-from sentiment import data, distributed, files, inference, metrics, model
+import numpy
+
+from sentiment import data, distributed, files, inference, metrics, model, tokens
 from sentiment.errors import UserError
 from sentiment.fast import packing
 from sentiment.hub import access, trial
@@ -74,15 +77,15 @@ def load_reviews(args, run):
     one_file = Path(dataset).is_file()
     split = "test" if one_file and args.split != "train" else args.split
     if trained_on and split == "test" and args.max_eval_samples is None:
-        reviews = find_again(dataset, run.reviews["eval"], text_column, label_column)
-        reviews.split = reviews.scored_as()
+        now = {"dataset_name": dataset, "text_column": text_column, "label_column": label_column}
+        reviews = find_again(run, "eval", now)
+        reviews.split = data.scored_as(reviews.split)
         return reviews, run.labels, dataset
     held_out = trained_on and split == "test" and run.reviews["eval"]["split"] == "train"
     split = "train" if one_file or held_out else split
     reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
     if held_out:  # never score a text that was trained on, even at another row
-        seen = set(load_training_reviews(args, run).texts)
-        reviews = reviews.without(seen)
+        reviews = reviews.without(load_training_reviews(args, run))
     if not reviews:
         reason = f"{dataset} has no such split, or no review with a text and a label"
         raise UserError(f"--split {args.split}: {reason}")
@@ -91,18 +94,26 @@ def load_reviews(args, run):
     return reviews.sample(args.max_eval_samples, seed), names, dataset
 
 
-def find_again(name, identity, text_column, label_column):
-    """The reviews that run.json names. Raises UserError if the data set has changed."""
-    reviews, _, _ = data.load_split(name, identity["split"], text_column, label_column)
-    position = {row: i for i, row in enumerate(reviews.rows)} if reviews else {}
-    if reviews and position.keys() >= set(identity["rows"]):
-        found = reviews.at([position[row] for row in identity["rows"]])
-        if found.identity() == identity:
-            return found
+def find_again(run, name, now):
+    """The "train" or "eval" reviews of run.json. Raises UserError if the data set has changed.
+
+    now: settings that differ, such as another path to the data set.
+    """
+    identity, settings = run.reviews[name], Namespace(**run.settings | now)
+    rows, columns = identity["rows"], (settings.text_column, settings.label_column)
+    if rows == data.BY_SETTINGS:
+        reviews = data.load_train_and_test(settings)[0][name]
+    else:
+        reviews, _, _ = data.load_split(settings.dataset_name, identity["split"], *columns)
+        if reviews and rows != "all":
+            reviews = reviews.at(numpy.isin(reviews.rows, rows))
+    if reviews and reviews.sha256 == identity["sha256"]:
+        return reviews
     changed = f"the {identity['split']} reviews that run.json names have changed since training"
     train = identity["split"] == "train"
     way = "drop --baseline, or use --split train" if train else "use --max_eval_samples"
-    raise UserError(f"{name}: {changed}; {way} to score the data set as it is now")
+    reason = f"{changed}; {way} to score the data set as it is now"
+    raise UserError(f"{settings.dataset_name}: {reason}")
 
 
 def load_training_reviews(args, run):
@@ -110,10 +121,8 @@ def load_training_reviews(args, run):
     if not run:
         reason = f"{args.model_name_or_path} has no run.json that names the training reviews"
         raise UserError(f"--baseline: {reason}")
-    settings = run.settings
-    access.connect(settings["dataset_name"])
-    columns = settings["text_column"], settings["label_column"]
-    return find_again(settings["dataset_name"], run.reviews["train"], *columns)
+    access.connect(run.settings["dataset_name"])
+    return find_again(run, "train", {})
 
 
 def class_ids(labels, names, classes):
@@ -148,7 +157,7 @@ def write_predictions(path, reviews, labels, logits, classes):
         for i in losses.argsort(descending=True, stable=True).tolist():
             names = classes[labels[i]], classes[best[i]]
             figures = f"{confidence[i]:.4f}", f"{losses[i]:.4f}"
-            writer.writerow([reviews.rows[i], *names, *figures, reviews.texts[i]])
+            writer.writerow([reviews.rows[i], *names, *figures, reviews[i]])
 
 
 def check(args):
@@ -191,13 +200,13 @@ def main(argv=None):
         training = load_training_reviews(args, run) if args.baseline else None
     classes = names_of(classifier)
     labels = class_ids(reviews.labels, names, classes)
-    encoded, truncated = model.encode(tokenizer, reviews.texts)
+    encoded = tokens.encode_reviews(tokenizer, reviews, labels)
 
     # --- Score, in train.py's precision, to reproduce its numbers.
     known = run and run.precision in device.precisions()
     precision = run.precision if known else device.pick_precision()
     packing.install(device.place(classifier, accelerator.device), precision)
-    logits = inference.shared_logits(accelerator, classifier, encoded, precision)
+    logits = inference.shared_logits(accelerator, classifier, encoded.ids, precision)
     accelerator.end_training()  # the main process does the rest alone
     if not accelerator.is_main_process:
         return
@@ -207,9 +216,9 @@ def main(argv=None):
     scores |= card.origin(dataset, access.commit_of(dataset), reviews.split)
     output_dir.mkdir(parents=True, exist_ok=True)
     if training:
-        learned = training.texts, class_ids(training.labels, run.labels, classes)
+        learned = training, class_ids(training.labels, run.labels, classes)
         guesses = logits.argmax(dim=1)
-        scores["baselines"] = baselines.compare(*learned, reviews.texts, labels, guesses, classes)
+        scores["baselines"] = baselines.compare(*learned, reviews, labels, guesses, classes)
     if args.predictions:
         write_predictions(output_dir / "predictions.csv", reviews, labels, logits, classes)
     if args.plots:
@@ -222,7 +231,8 @@ def main(argv=None):
         card.write_results(output_dir, run, scores)
     else:  # a README.md without metrics.json is somebody else's
         files.write_json(output_dir / "metrics.json", scores)
-    scored = f"{dataset}, split {reviews.split}, precision {precision}, {truncated:,} truncated"
+    truncated = f"{encoded.ids.truncated:,} truncated"
+    scored = f"{dataset}, split {reviews.split}, precision {precision}, {truncated}"
     print(f"{args.model_name_or_path} on {scored}\n{table(scores)}\nwritten to {output_dir}")
     if args.hub_model_id:
         print(f"pushed to {publish(args, run, scores, tokenizer, classifier, output_dir)}")

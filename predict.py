@@ -14,7 +14,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from sentiment import inference, model
+from sentiment import inference, model, tokens
 from sentiment.errors import UserError
 from sentiment.fast import packing
 from sentiment.hub import trial
@@ -118,11 +118,12 @@ def encode(records, tokenizer, counts):
     for chunk in records:
         # Replace lone surrogates.
         texts = [text.encode("utf-8", "replace").decode() for text, _ in chunk]
-        encoded, truncated = model.encode(tokenizer, [text for text in texts if text.strip()])
-        counts.update(texts=len(texts), empty=len(texts) - len(encoded), truncated=truncated)
-        tokens = iter(encoded)
+        encoded = tokens.encode(tokenizer, [text for text in texts if text.strip()])
+        empty = len(texts) - len(encoded)
+        counts.update(texts=len(texts), empty=empty, truncated=encoded.truncated)
+        ids = iter(encoded)
         yield [
-            (next(tokens) if text.strip() else None, fields)
+            (next(ids) if text.strip() else None, fields)
             for text, (_, fields) in zip(texts, chunk, strict=True)
         ]
 

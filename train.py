@@ -13,7 +13,7 @@ from argparse import Namespace
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sentiment import batches, checkpoint, data, distributed, inference, metrics, model
+from sentiment import batches, checkpoint, data, distributed, inference, metrics, model, tokens
 from sentiment.errors import RunError, Stopped
 from sentiment.fast import packing
 from sentiment.hub import access, trial
@@ -23,6 +23,8 @@ from sentiment.runtime import device, folder, launch
 from sentiment.runtime.exits import script, stop_flag
 from sentiment.runtime.flags import Parser, number
 from sentiment.runtime.log import TrainingLog, read_log
+
+LOGGED = 2000  # test reviews at most that are scored after an epoch; all are in the end
 
 
 def parse_args(argv):
@@ -109,7 +111,7 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
             # Once per epoch; not used for model selection. A run that resumes here evaluates again,
             # because its log was truncated to `step`.
             if step > 0 and step % steps_per_epoch == 0:
-                scores = evaluate(max_tokens)
+                scores = evaluate(max_tokens, step == last_step)
                 log.evaluation(step, scores)
                 if step == last_step:
                     return scores
@@ -118,8 +120,8 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
             started = time.perf_counter()
             epoch, position = divmod(step, steps_per_epoch)
             epoch, step = epoch + 1, step + 1
-            given = len(train_set.ids), settings.train_batch_size, settings.seed, epoch
-            batch = batches.global_batches(*given)[position]
+            given = len(train_set.ids), settings.seed, epoch
+            batch = batches.global_batch(position, settings.train_batch_size, *given)
             lr = learning_rate(step, last_step, settings.learning_rate, settings.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -134,7 +136,7 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
             optimizer.step()
 
             entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": lr}
-            entry["tokens"] = sum(train_set.lengths[i] for i in batch)
+            entry["tokens"] = int(train_set.ids.lengths[batch].sum())
             log.step({**entry, "seconds": time.perf_counter() - started})
             if stopping:
                 raise Stopped(stop)
@@ -147,7 +149,7 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
 
 def accumulate_gradients(settings, accelerator, classifier, train_set, batch, step, max_tokens):
     """Compute the gradients of this rank's share. Returns (its part of the loss, token budget)."""
-    rank, lengths = accelerator.process_index, train_set.lengths
+    rank, lengths = accelerator.process_index, train_set.ids.lengths
     mine = batches.share(batch, lengths, rank, accelerator.num_processes)
     smoothing = settings.label_smoothing_factor  # Szegedy et al. 2016
     classifier.train()
@@ -159,7 +161,7 @@ def accumulate_gradients(settings, accelerator, classifier, train_set, batch, st
             accelerator.scaler.scale(loss)
         try:
             for ids, inputs in inference.passes(classifier, train_set.ids, mine, max_tokens):
-                targets = torch.tensor([train_set.labels[i] for i in ids], device=loss.device)
+                targets = train_set.labels[ids].to(loss.device)
                 loss += backward(accelerator, classifier, inputs, targets, len(batch), smoothing)
             return loss, max_tokens
         except RuntimeError as error:  # out of memory, for example: retry the step
@@ -205,6 +207,21 @@ def load_model(args, labels):
     return tokenizer, classifier, commit, model.fingerprint(tokenizer, classifier)
 
 
+def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, source):
+    """Settings with defaults filled in, data, model and machine, for run.json."""
+    steps_per_epoch = math.ceil(len(reviews["train"]) / args.train_batch_size)
+    settings = vars(args) | {
+        "max_length": tokenizer.model_max_length,
+        "checkpointing_steps": args.checkpointing_steps or steps_per_epoch,
+        "max_tokens_per_device": args.max_tokens_per_device or inference.token_budget(classifier),
+    }
+    identities = {name: each.identity() for name, each in reviews.items()}
+    commit, digest = source
+    commits = {"model": commit, "dataset": access.commit_of(args.dataset_name)}
+    hardware = device.describe(), accelerator.num_processes, torch.get_num_threads(), precision
+    return Run(settings, labels, identities, commits, digest, *hardware)
+
+
 @script
 def main(argv=None):
     args = parse_args(argv)
@@ -217,42 +234,42 @@ def main(argv=None):
 
     # --- Load. The main process goes first: it may download; the others then read the cache.
     with distributed.main_process_first(accelerator):
-        train_reviews, test_reviews, labels, report = data.load_train_and_test(args)
-        tokenizer, classifier, commit, digest = load_model(args, labels)
-    train_set = model.encode_reviews(tokenizer, train_reviews, labels)
-    test_set = model.encode_reviews(tokenizer, test_reviews, labels)
+        reviews, labels, report = data.load_train_and_test(args)
+        tokenizer, classifier, *source = load_model(args, labels)
     packing.install(device.place(classifier, accelerator.device), precision)
 
-    # --- Describe: settings with defaults filled in, data, model and machine, for run.json.
-    steps_per_epoch = math.ceil(len(train_set.ids) / args.train_batch_size)
-    settings = vars(args) | {
-        "max_length": tokenizer.model_max_length,
-        "checkpointing_steps": args.checkpointing_steps or steps_per_epoch,
-        "max_tokens_per_device": args.max_tokens_per_device or inference.token_budget(classifier),
-    }
-    reviews = {"train": train_reviews.identity(), "eval": test_reviews.identity()}
-    commits = {"model": commit, "dataset": access.commit_of(args.dataset_name)}
-    hardware = device.describe(), accelerator.num_processes, torch.get_num_threads(), precision
-    run = Run(settings, labels, reviews, commits, digest, *hardware)
-    report += [f"{train_set.truncated:,} training reviews are truncated on the left"]
+    given = accelerator, precision, tokenizer, classifier, reviews, labels, source
+    run = describe(args, *given)
     accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
-    accelerator.print("hardware  {}, processes {}, threads {}, precision {}".format(*hardware))
-
-    # --- Train.
-    def evaluate(max_tokens):
-        given = accelerator, classifier, test_set.ids, precision, max_tokens, stop
-        return metrics.score(inference.shared_logits(*given), test_set.labels, labels)
+    hardware = f"{run.device}, processes {run.processes}, threads {run.threads}"
+    accelerator.print(f"hardware  {hardware}, precision {precision}")
 
     with stop_flag() as stop, folder.open_run(run, accelerator) as step:
         if step == folder.FINISHED:
             return accelerator.end_training()
+        # --- Tokenize and train. Nothing holds the texts from then on.
+        access.dataset.cache_clear()
+        reviews["few"] = reviews["eval"].sample(LOGGED, args.seed)
+        train_set, test_set, few = (
+            tokens.encode_reviews(tokenizer, each, list(map(labels.index, each.labels)), stop)
+            for each in map(reviews.pop, ("train", "eval", "few"))
+        )
+        number = f"{train_set.ids.truncated:,}"
+        accelerator.print(f"tokens    {number} training reviews are truncated on the left")
+
+        def evaluate(max_tokens, last):
+            scored = test_set if last else few
+            given = accelerator, classifier, scored.ids, precision, max_tokens, stop
+            return metrics.score(inference.shared_logits(*given), scored.labels, labels)
+
         scores = train(run, step, accelerator, classifier, train_set, evaluate, stop)
         # --- Save.
         if accelerator.is_main_process:
             model.save(output_dir, tokenizer, classifier)
             run.seconds = sum(entry.get("seconds", 0) for entry in read_log(output_dir))
             run.write(output_dir)
-            origin = card.origin(args.dataset_name, commits["dataset"], test_reviews.scored_as())
+            split = data.scored_as(run.reviews["eval"]["split"])
+            origin = card.origin(args.dataset_name, run.commits["dataset"], split)
             card.write_results(output_dir, run, scores | origin)
     accelerator.end_training()
     accelerator.print(f"next: python evaluate.py --model_name_or_path {output_dir}")

@@ -34,7 +34,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import train
-from sentiment import batches, data, distributed, inference, metrics, model
+from sentiment import batches, data, distributed, inference, metrics, model, tokens
 from sentiment.fast import packing
 from sentiment.runtime import device, launch
 
@@ -131,10 +131,12 @@ def train_variant(args, tricks):
     """train.py's loop with the tricks, in one process. Returns (scores, tokens, seconds)."""
     precision = device.pick_precision(args.mixed_precision)
     accelerator = launch.start(precision)
-    train_reviews, test_reviews, labels, _ = data.load_train_and_test(args)
+    reviews, labels, _ = data.load_train_and_test(args)
     tokenizer, classifier = load(args, tricks, labels)
-    train_set = model.encode_reviews(tokenizer, train_reviews, labels)
-    test_set = model.encode_reviews(tokenizer, test_reviews, labels)
+    train_set, test_set = (
+        tokens.encode_reviews(tokenizer, each, list(map(labels.index, each.labels)))
+        for each in reviews.values()
+    )
     packing.install(classifier.to(accelerator.device), precision)
 
     size, batch_size = len(train_set.ids), args.train_batch_size
@@ -147,15 +149,14 @@ def train_variant(args, tricks):
         first = round(last_step * (1 - tricks["average"])) + 1
         means = average_weights(optimizer, parameters, first)
     optimizer = accelerator.prepare(optimizer)
-    tokens, started, max_tokens = 0, time.perf_counter(), inference.token_budget(classifier)
+    seen, started, max_tokens = 0, time.perf_counter(), inference.token_budget(classifier)
     for step in range(1, last_step + 1):
         epoch, position = divmod(step - 1, steps_per_epoch)
         if "short_first" in tricks and epoch == 0:  # the file is in that order
             start = position * batch_size
             batch = list(range(start, min(start + batch_size, size)))
         else:
-            given = size, batch_size, args.seed, epoch + 1
-            batch = batches.global_batches(*given)[position]
+            batch = batches.global_batch(position, batch_size, size, args.seed, epoch + 1)
         lr = train.learning_rate(step, last_step, args.learning_rate, args.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -165,13 +166,13 @@ def train_variant(args, tricks):
         distributed.all_reduce_gradients(accelerator, parameters, loss, ())
         accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)
         optimizer.step()
-        tokens += sum(train_set.lengths[i] for i in batch)
+        seen += int(train_set.ids.lengths[batch].sum())
     seconds = time.perf_counter() - started
     with torch.no_grad():
         for parameter, mean in zip(parameters, means, strict=False):
             parameter.copy_(mean)
     logits = inference.logits(classifier, test_set.ids, precision, max_tokens=max_tokens)
-    return metrics.score(logits, test_set.labels, labels), tokens, seconds
+    return metrics.score(logits, test_set.labels, labels), seen, seconds
 
 
 def write_reviews(folder, args):
@@ -197,9 +198,9 @@ def run(job):
     device.set_up()
     given = ["--model_name_or_path", model, "--dataset_name", folder, "--seed", seed]
     given += ["--max_train_samples", 0, "--max_eval_samples", 0, *argv]
-    scores, tokens, seconds = train_variant(train.parse_args(list(map(str, given))), tricks)
+    scores, seen, seconds = train_variant(train.parse_args(list(map(str, given))), tricks)
     figures = {name: scores[name] for name in ("accuracy", "f1", "calibration_error")}
-    return {"variant": variant, "seed": seed, **figures, "tokens": tokens, "seconds": seconds}
+    return {"variant": variant, "seed": seed, **figures, "tokens": seen, "seconds": seconds}
 
 
 def compare(results, reference):

@@ -31,7 +31,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # processes cannot share a GP
 import torch  # noqa: E402
 
 import train  # noqa: E402  (the project's own folder comes first)
-from sentiment import batches, checkpoint, inference  # noqa: E402
+from sentiment import batches, checkpoint, files, inference  # noqa: E402
 from sentiment.runtime.log import read_log  # noqa: E402
 
 ARGV = [
@@ -308,7 +308,7 @@ def disk(work, count, rng):
             assert len(errors) == 1, errors
             failed += 1
             saved = checkpoint.paths(run.folder)
-            assert all(map(checkpoint.is_whole, saved)), saved
+            assert all(map(files.is_whole, saved)), saved
             assert len(saved) >= min(run.seen.count(b"S"), 1)
             whole += len(saved)
             subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
@@ -328,13 +328,13 @@ def damage(work, count, rng):
     run.send(signal.SIGTERM, run.processes)
     run.end()
     path = checkpoint.paths(run.folder)[0]
-    assert checkpoint.is_whole(path)
+    assert files.is_whole(path)
     whole = path.read_bytes()
     for number in range(count):
         at = rng.randrange(4096 if number % 3 == 0 else len(whole))  # a third in the header
         flipped = bytes([whole[at] ^ rng.randint(1, 255)]) if number % 2 else b""
         path.write_bytes(whole[:at] + flipped + whole[at + 1 :])
-        assert not checkpoint.is_whole(path), f"byte {at} of {len(whole)} is not detected"
+        assert not files.is_whole(path), f"byte {at} of {len(whole)} is not detected"
     return f"{count} bytes flipped or removed from a checkpoint: all detected"
 
 

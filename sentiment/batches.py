@@ -1,5 +1,6 @@
 """Which reviews a step uses, and which rank computes them: pure functions, equal on all ranks."""
 
+import array
 import functools
 import hashlib
 import random
@@ -8,15 +9,17 @@ import torch
 
 
 @functools.lru_cache(maxsize=1)  # asked for in every step
-def global_batches(size, batch_size, seed, epoch):
-    """The batches of an epoch: a seeded permutation of `size` reviews; the last may be short.
+def order(size, seed, epoch):
+    """A seeded permutation of `size` reviews, as an array."""
+    reviews = array.array("I", range(size))
+    random.Random(f"{seed}/{epoch}").shuffle(reviews)
+    return reviews
 
-    >>> global_batches(5, 2, seed=1, epoch=0)
-    [[2, 1], [0, 4], [3]]
-    """
-    order = list(range(size))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return [order[start : start + batch_size] for start in range(0, size, batch_size)]
+
+def global_batch(position, batch_size, size, seed, epoch):
+    """The reviews of one step of an epoch; the last batch may be short."""
+    start = position * batch_size
+    return order(size, seed, epoch)[start : start + batch_size].tolist()
 
 
 def share(batch, lengths, rank, world_size):

@@ -6,7 +6,6 @@ It holds the weights and AdamW's state; its header the step, token budgets, fp16
 identity and machine. Data order, learning rate and dropout follow from the settings and the step.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -21,20 +20,10 @@ from sentiment.run import differences
 FOLDER, KEPT = "checkpoints", 2
 
 
-def paths(folder, step="*"):
-    """Paths of checkpoints in a run folder, the newest first."""
-    pattern = "step-*" if step == "*" else f"step-{step:08d}-*"
-    return sorted((folder / FOLDER).glob(pattern), reverse=True)
-
-
-def digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_whole(path):
-    """Whether the file has the digest in its name."""
-    return path.stem.endswith(f"-{digest(path)}")
+def paths(folder, step=None):
+    """Paths of all checkpoints in a run folder, the newest first, or of the one after `step`."""
+    name = "*" if step is None else f"{step:08d}-*"
+    return sorted((folder / FOLDER).glob(f"step-{name}"), reverse=True)
 
 
 def header(path):
@@ -49,22 +38,21 @@ def newest(folder, run):
     """
     for stale in (folder / FOLDER).glob(".tmp-*"):
         files.remove(stale)
-    damaged = []
-    for path in paths(folder):
+    found = paths(folder)
+    for i, path in enumerate(found):
         if path.is_dir():
             raise UserError(f"--resume: {path} is of an older version; use --overwrite_output_dir")
-        if is_whole(path):
+        if files.is_whole(path):
             state = header(path)
             run.check_resumes(state["identity"])
             if other := differences(run.machine(), state.get("machine", run.machine())):
                 print(f"note      not bit-identical from here: {', '.join(other)}")
-            for newer in damaged:
-                files.remove(newer)
+            for damaged in found[:i]:
+                files.remove(damaged)
             return state["step"]
         print(f"checkpoint {path} is damaged")
-        damaged.append(path)
-    if damaged:
-        raise RunError(f"{damaged[-1]} and all newer ones are damaged; use --overwrite_output_dir")
+    if found:
+        raise RunError(f"{path} and all newer ones are damaged; use --overwrite_output_dir")
     return 0
 
 
@@ -85,10 +73,14 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
                 tensors[f"optimizer/{name}/{key}"] = value
         for name, buffer in classifier.named_buffers():
             tensors[f"model/{name}"] = buffer.clone()  # safetensors refuses shared memory
-        asked = run.settings["max_tokens_per_device"]
-        state = {"step": step, "identity": run.identity(), "asked": asked, "max_tokens": budgets}
-        state["machine"] = run.machine()
-        state["scaler"] = accelerator.scaler and accelerator.scaler.state_dict()
+        state = {
+            "step": step,
+            "identity": run.identity(),
+            "asked": run.settings["max_tokens_per_device"],
+            "max_tokens": budgets,
+            "machine": run.machine(),
+            "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
+        }
         files.sync(folder / "log.jsonl")  # the log must reach the newest checkpoint
         write(folder / FOLDER / f"step-{step:08d}", tensors, state)
     distributed.barrier(accelerator)
@@ -102,8 +94,7 @@ def write(path, tensors, state):
     path.parent.mkdir(exist_ok=True)
     with files.staging(path) as staged:
         save_file(tensors, staged, {"checkpoint": json.dumps(state)})
-        name = f"{path.name}-{digest(staged)}.safetensors"
-        files.publish(staged, path.with_name(name))
+        files.publish_with_digest(staged, path, ".safetensors")
 
 
 def load(run, step, accelerator, classifier, optimizer):

@@ -4,11 +4,15 @@ import signal
 
 
 class UserError(Exception):
-    """A user error: what was given, what is possible, what to do. Exit code 2."""
+    """A user error: what was given, what is possible, what to do."""
+
+    code = 2  # of the script's exit
 
 
 class RunError(Exception):
-    """A failure while running, such as a loss that is not finite. Exit code 1."""
+    """A failure while running, such as a loss that is not finite."""
+
+    code = 1
 
 
 class Stopped(BaseException):
@@ -18,20 +22,18 @@ class Stopped(BaseException):
     """
 
     def __init__(self, received=()):
-        by = f"by {signal.Signals(received[0]).name}" if received else "by a peer's signal"
-        super().__init__(f"stopped {by}")
+        by = signal.Signals(received[0]).name if received else "a peer's signal"
+        super().__init__(f"stopped by {by}")
         self.code = 130 if received and received[0] == signal.SIGINT else 143
 
 
 def is_out_of_memory(error):
-    """Whether memory ran out, a GPU's or the machine's."""
-    # They have no type in common.
+    """Whether a RuntimeError or MemoryError says that a GPU's memory or the machine's ran out."""
     texts = "out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    return said or isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def first_line(error):
     """The first line of an exception's message, or its type if it has none."""
-    lines = (line.strip() for line in str(error).splitlines())
+    lines = map(str.strip, str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)

@@ -1,5 +1,6 @@
 """Writes that survive a crash: a reader finds the old file or the whole new one."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,23 @@ def publish(staged, path):
     sync(staged)
     os.replace(staged, path)
     sync(path.parent)
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def publish_with_digest(staged, path, end=""):
+    """As `publish`; the name is `path`, the digest and `end`. Returns the new path."""
+    named = path.with_name(f"{path.name}-{digest(staged)}{end}")
+    publish(staged, named)
+    return named
+
+
+def is_whole(path):
+    """Whether the file has the digest in its name."""
+    return path.stem.endswith(f"-{digest(path)}")
 
 
 def sync(path):

@@ -6,10 +6,12 @@ import traceback
 
 import torch
 from accelerate.utils.memory import clear_device_cache
+from tqdm import tqdm
 
 from sentiment import batches, distributed
 from sentiment.errors import RunError, Stopped, first_line, is_out_of_memory
 from sentiment.fast import packing
+from sentiment.tokens import BAR
 
 
 def passes(model, ids, chosen, max_tokens):
@@ -58,10 +60,11 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
 
     Once a rank has a signal in `stop`, all raise Stopped after a chunk.
     """
-    lengths, chunks = [len(review) for review in ids], []
-    size = token_budget(model) // 64 * accelerator.num_processes
+    chunks, size = [], token_budget(model) // 64 * accelerator.num_processes
+    bar = tqdm(desc="scored", total=len(ids), disable=not accelerator.is_main_process, **BAR)
     for start in range(0, len(ids), size):
         chunk = range(start, min(start + size, len(ids)))
+        lengths = {i: len(ids[i]) for i in chunk}
         mine = batches.share(chunk, lengths, accelerator.process_index, accelerator.num_processes)
         own = logits(model, [ids[i] for i in mine], precision, max_tokens=max_tokens)
         rows = torch.zeros(len(chunk) + 1, model.config.num_labels)  # the last row is the stop flag
@@ -71,6 +74,8 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
         if rows[-1].any():
             raise Stopped(stop)
         chunks.append(rows[:-1])
+        bar.update(len(chunk))
+    bar.close()
     return torch.cat(chunks)
 
 

@@ -1,12 +1,14 @@
 """Logits and labels -> numbers, by scikit-learn."""
 
 import torch
-from sklearn import metrics as sklearn_metrics
+from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support as class_scores
 
 from sentiment import intervals
 
 PUBLISHED = ("accuracy", "f1", "precision", "recall", "roc_auc")  # in the card's model-index
 FIGURES = (*PUBLISHED, "loss", "calibration_error", "brier_score")
+MACRO = {"average": "macro", "zero_division": 0}  # for scikit-learn
 
 
 def positive_class(names):
@@ -15,11 +17,9 @@ def positive_class(names):
     return folded.index("positive") if "positive" in folded else 1
 
 
-def averaging(names):
-    """scikit-learn's arguments: for two classes the positive one alone, else macro."""
-    if len(names) == 2:
-        return {"average": "binary", "pos_label": positive_class(names), "zero_division": 0}
-    return {"average": "macro", "zero_division": 0}
+def averaged(names):
+    """Ids of the classes to average over: of two only the positive one, else None for all."""
+    return [positive_class(names)] if len(names) == 2 else None
 
 
 def score(logits, labels, names):
@@ -31,26 +31,25 @@ def score(logits, labels, names):
     labels = torch.as_tensor(labels)
     probabilities = logits.double().softmax(dim=1)
     predictions = probabilities.argmax(dim=1)
-    ids, scores = range(len(names)), sklearn_metrics.precision_recall_fscore_support
-    precision, recall, f1, _ = scores(labels, predictions, **averaging(names))
-    per_class = scores(labels, predictions, labels=ids, zero_division=0)
-    confusion = sklearn_metrics.confusion_matrix(labels, predictions, labels=ids)
-    averaged = [positive_class(names)] if len(names) == 2 else ids
-    aucs, auc = {}, sklearn_metrics.roc_auc_score
+    ids = range(len(names))
+    precision, recall, f1, _ = class_scores(labels, predictions, labels=averaged(names), **MACRO)
+    per_class = class_scores(labels, predictions, labels=ids, zero_division=0)
+    confusion = confusion_matrix(labels, predictions, labels=ids)
+    counted, aucs = averaged(names) or ids, {}
     if len(labels.unique()) == len(names):
-        aucs = {i: float(auc(labels == i, probabilities[:, i])) for i in averaged}
-    brier = sklearn_metrics.brier_score_loss
+        aucs = {i: float(roc_auc_score(labels == i, probabilities[:, i])) for i in counted}
+    brier = brier_score_loss(labels, probabilities, labels=ids, scale_by_half=True)
     return {
-        "accuracy": float(sklearn_metrics.accuracy_score(labels, predictions)),
+        "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1),
         "precision": float(precision),
         "recall": float(recall),
         "roc_auc": sum(aucs.values()) / len(aucs) if aucs else None,
         "loss": torch.nn.functional.cross_entropy(logits.double(), labels).item(),
         "calibration_error": calibration_error(probabilities, labels),
-        "brier_score": float(brier(labels, probabilities, labels=ids, scale_by_half=True)),
+        "brier_score": float(brier),
         "reviews": len(labels),
-        "intervals": metric_intervals(confusion, averaged, aucs),
+        "intervals": metric_intervals(confusion, counted, aucs),
         "confusion_matrix": confusion.tolist(),
         "labels": list(names),
         "per_class": {
@@ -62,13 +61,13 @@ def score(logits, labels, names):
 
 def metric_intervals(confusion, averaged, aucs):
     """95%: {"accuracy": (low, high), "f1": ..., "roc_auc": ... or None}. aucs: {class id: area}."""
-    total, hits = int(confusion.sum()), confusion.diagonal()
-    true, counted = confusion.sum(axis=1), confusion.sum(axis=1) + confusion.sum(axis=0)
+    hits, true = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist()
+    counted, total = (confusion.sum(axis=0) + true).tolist(), sum(true)
     seen = [i for i in averaged if counted[i]] or averaged
-    f1s = [intervals.f1(int(hits[i]), int(counted[i] - 2 * hits[i])) for i in seen]
-    areas = [intervals.roc_auc(auc, int(true[i]), total - int(true[i])) for i, auc in aucs.items()]
+    f1s = [intervals.f1(hits[i], counted[i] - 2 * hits[i]) for i in seen]
+    areas = [intervals.roc_auc(auc, true[i], total - true[i]) for i, auc in aucs.items()]
     return {
-        "accuracy": intervals.wilson(int(hits.sum()), total),
+        "accuracy": intervals.wilson(sum(hits), total),
         "f1": intervals.mean(f1s),
         "roc_auc": intervals.mean(areas) if areas else None,
     }

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tokenizers import Regex, normalizers
 from transformers import AutoConfig, TokenizersBackend
 from transformers.utils import logging
@@ -90,33 +88,6 @@ def truncate_at(requested, tokenizer):
     if requested and requested > longest:
         raise UserError(f"--max_length {requested}: the model's limit is {longest} tokens")
     tokenizer.model_max_length = requested or min(512, longest)
-
-
-def encode(tokenizer, texts):
-    """Texts -> (an int64 tensor of token ids for each, special ones included; number truncated)."""
-    ids, truncated = [], 0
-    for start in range(0, len(texts), 1000):  # encodings take far more memory than ids
-        encodings = tokenizer(texts[start : start + 1000], truncation=True).encodings
-        ids += [torch.tensor(encoding.ids) for encoding in encodings]
-        truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-    return ids, truncated
-
-
-@dataclass
-class Encoded:
-    """N reviews as the model reads them."""
-
-    ids: list[torch.Tensor]  # int64 token ids of each review
-    lengths: list[int]  # tokens of each
-    labels: list[int]  # class ids
-    rows: list[int]  # row numbers in their split
-    truncated: int  # number of truncated reviews
-
-
-def encode_reviews(tokenizer, reviews, classes):
-    ids, truncated = encode(tokenizer, reviews.texts)
-    labels = [classes.index(label) for label in reviews.labels]
-    return Encoded(ids, list(map(len, ids)), labels, reviews.rows, truncated)
 
 
 def fingerprint(tokenizer, classifier):

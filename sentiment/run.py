@@ -79,25 +79,27 @@ class Run:
             run = cls(**{each.name: content[each.name] for each in fields(cls)})
             run.check_types()
         except (AttributeError, KeyError, TypeError, ValueError):
-            damaged = "run.json is damaged, or its run unfinished"
-            raise UserError(f"{folder}: {damaged}") from None
+            raise UserError(f"{folder}: run.json is damaged, or its run unfinished") from None
         return run
 
     def check_types(self):
         """Raise unless the fields that evaluate.py computes with have their types."""
-        settings, train, test = self.settings, self.reviews["train"], self.reviews["eval"]
+        get, commits = self.settings.get, self.commits
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
-        strings = [*map(settings.get, names), *self.labels, *self.command]
         expected = {
-            str: [*strings, train["split"], test["split"]],
-            int: [settings["seed"], *train["rows"], *test["rows"]],
-            str | None: [self.commits["model"], self.commits["dataset"]],
+            str: [*map(get, names), *self.labels, *self.command],
+            int: [*map(get, ("seed", "max_train_samples", "max_eval_samples"))],
+            str | None: [commits["model"], commits["dataset"]],
             int | float: [self.seconds],
             dict: [self.versions],
         }
+        for each in (self.reviews["train"], self.reviews["eval"]):
+            expected[str] += [each["split"], each["sha256"]]
+            rows = [] if isinstance(each["rows"], str) else each["rows"]
+            expected[int] += [*rows, each.get("reviews", 0)]
         if not all(isinstance(value, kind) for kind in expected for value in expected[kind]):
             raise TypeError
-        Path(settings["dataset_name"]).resolve()  # ValueError for a null byte
+        Path(get("dataset_name")).resolve()  # ValueError for a null byte
 
     def write(self, folder):
         files.write_json(folder / "run.json", asdict(self))

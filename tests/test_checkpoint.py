@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import train as script
-from sentiment import batches, checkpoint, distributed, errors, inference
+from sentiment import batches, checkpoint, distributed, errors, files, inference
 from sentiment.report import card
 from sentiment.run import Run
 from sentiment.runtime import folder as run_folder
@@ -239,16 +239,16 @@ def test_every_byte_of_a_checkpoint_counts(tmp_path, broken):
     """In the header, the tensors and the digest in the name: flipped or removed."""
     path = Path(shutil.copy(checkpoint.paths(broken)[0], tmp_path))
     content = path.read_bytes()
-    assert checkpoint.is_whole(path)
+    assert files.is_whole(path)
     for at in [*range(100), *range(100, len(content), len(content) // 200), len(content) - 1]:
         for changed in (bytes([content[at] ^ 1]), b""):
             path.write_bytes(content[:at] + changed + content[at + 1 :])
-            assert not checkpoint.is_whole(path), at
+            assert not files.is_whole(path), at
     path.write_bytes(content)
     for at in range(14, 14 + 64):
         letter = "0" if path.name[at] != "0" else "1"
         other = path.with_name(path.name[:at] + letter + path.name[at + 1 :])
-        assert not checkpoint.is_whole(path.rename(other))
+        assert not files.is_whole(path.rename(other))
         other.rename(path)
 
 
@@ -298,7 +298,7 @@ def test_a_failed_file_operation_leaves_an_intact_checkpoint(tmp_path, monkeypat
     save(1)
     save(2)
     operations = [(os, name) for name in ("open", "fsync", "close", "replace", "mkdir", "unlink")]
-    operations += [(checkpoint, "save_file"), (checkpoint, "digest")]
+    operations += [(checkpoint, "save_file"), (files, "digest")]
     failures = 0
     for step in itertools.count(3):
         calls = itertools.count()
@@ -319,7 +319,7 @@ def test_a_failed_file_operation_leaves_an_intact_checkpoint(tmp_path, monkeypat
             except (OSError, errors.RunError, SafetensorError):
                 failures += 1
         assert checkpoint.newest(tmp_path, run) >= step - 1 - failures
-        assert all(map(checkpoint.is_whole, checkpoint.paths(tmp_path)))
+        assert all(map(files.is_whole, checkpoint.paths(tmp_path)))
         assert len(checkpoint.paths(tmp_path)) >= 2
         if next(calls) <= step - 3:
             break
@@ -510,7 +510,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
     more = {**SETTINGS, "train_batch_size": 5, "max_train_samples": 30}
     line = refusal(script.main, tiny.flags(**given, **more), code=1)
     rows = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
-    batch = batches.global_batches(30, 5, 42, 1)[5]
+    batch = batches.global_batch(5, 5, 30, 42, 1)
     assert rows != list(range(30))
     assert "step 6: loss " in line
     assert ("loss nan," if what == "loss" else "gradient norm inf,") in line
@@ -519,7 +519,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
         "failed",
         ["step-00000004"],
     )
-    assert checkpoint.is_whole(checkpoint.paths(folder)[0])
+    assert files.is_whole(checkpoint.paths(folder)[0])
 
 
 def test_weights_get_the_permissions_of_the_umask(tmp_path, distilbert, reviews):

@@ -4,16 +4,19 @@ import argparse
 import gzip
 import json
 import os
+import random
 from collections import Counter
+from fractions import Fraction
 
 import datasets
+import numpy
 import pandas
 import pytest
 import tiny
 import transformers
 
 import evaluate
-from sentiment import data, model
+from sentiment import data, tokens
 from sentiment import labels as label_rules
 from sentiment.errors import UserError
 
@@ -44,7 +47,11 @@ def load(path, rows=None, split="train"):
     if rows is not None:
         write_any(path, rows)
     reviews, names, left_out = data.load_split(str(path), split)
-    return reviews.texts, reviews.labels, names, left_out
+    return list(reviews), list(reviews.labels), names, left_out
+
+
+def columns(reviews):
+    return list(reviews), list(reviews.labels), reviews.rows.tolist()
 
 
 KINDS = [".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz"]
@@ -169,7 +176,7 @@ def test_reviews_without_text_or_label_are_dropped_and_counted(tmp_path, kind):
     reviews, names, left_out = data.load_split(
         str(write_any(tmp_path / f"train{kind}", rows)), "train"
     )
-    assert (reviews.texts, reviews.labels, reviews.rows) == (
+    assert columns(reviews) == (
         ["one", "three", "four"],
         ["a", "b", "a"],
         [0, 4, 6],
@@ -183,7 +190,8 @@ def test_parquet_with_a_pandas_index_is_read(tmp_path):
         tmp_path / "train.parquet"
     )
     reviews, _, _ = data.load_split(str(tmp_path), "train")
-    assert (reviews.texts, reviews.rows) == ([ROWS[i][0] for i in (2, 0, 1)], [0, 1, 2])
+    texts, _, rows = columns(reviews)
+    assert (texts, rows) == ([ROWS[i][0] for i in (2, 0, 1)], [0, 1, 2])
 
 
 def test_rows_with_too_few_fields_miss_their_label(tmp_path):
@@ -207,9 +215,13 @@ def test_columns_that_are_not_asked_for_may_hold_anything(tmp_path, kind):
 LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
 
 
+def stratified(*given, **more):
+    return data.stratified(numpy.array(LABELS, object), *given, **more).tolist()
+
+
 @pytest.mark.parametrize("size", range(0, 101, 5))
 def test_stratified_keeps_the_proportions_of_the_classes(size):
-    sampled = data.stratified(LABELS, size, seed=1)
+    sampled = stratified(size, seed=1)
     assert len(sampled) == size
     assert sampled == sorted(set(sampled))
     counts = Counter(LABELS[i] for i in sampled)
@@ -220,21 +232,40 @@ def test_stratified_keeps_the_proportions_of_the_classes(size):
 def test_stratified_by_hand():
     # Quotients 60/1, 60/3, 30/1, 60/5, 30/3, ... : the ten largest are six of a, three of b, one of
     # c.
-    sampled = data.stratified(LABELS, 10, seed=1)
+    sampled = stratified(10, seed=1)
     assert Counter(LABELS[i] for i in sampled) == {"a": 6, "b": 3, "c": 1}
-    sampled = data.stratified(LABELS, 10, seed=1, at_least=1)
+    sampled = stratified(10, seed=1, at_least=1)
     # One for each class, then six more: a 60/3, 60/5, b 30/3, a 60/7, 60/9, b 30/5.
     assert Counter(LABELS[i] for i in sampled) == {"a": 5, "b": 3, "c": 1, "d": 1}
 
 
 def test_stratified_is_deterministic_and_samples_everywhere():
-    sampled = data.stratified(LABELS, 20, seed=1)
-    assert data.stratified(LABELS, 20, seed=1) == sampled
-    assert len({tuple(data.stratified(LABELS, 20, seed=seed)) for seed in range(20)}) == 20
-    assert {i for seed in range(200) for i in data.stratified(LABELS, 20, seed)} == set(
-        range(99)
-    )  # d has no place
-    assert data.stratified(LABELS, 100, 1) == data.stratified(LABELS, 1000, 1) == list(range(100))
+    sampled = stratified(20, seed=1)
+    assert stratified(20, seed=1) == sampled
+    assert len({tuple(stratified(20, seed=seed)) for seed in range(20)}) == 20
+    everywhere = {i for seed in range(200) for i in stratified(20, seed)}
+    assert everywhere == set(range(99))  # d has no place
+    assert stratified(100, 1) == stratified(1000, 1) == list(range(100))
+
+
+@pytest.mark.parametrize("at_least", [0, 1, 3])
+def test_stratified_equals_its_definition(at_least):
+    """Places are given one by one to the class with the largest quotient, the first on a tie."""
+    for seed in range(40):
+        rng = random.Random(seed)
+        labels = rng.choices("pqrst", weights=[9, 5, 5, 2, 1], k=rng.randint(1, 60))
+        members = {label: [i for i, x in enumerate(labels) if x == label] for label in labels}
+        for size in range(len(labels)):
+            given = dict.fromkeys(members, 0)
+            for _ in range(size):
+                open_to = [x for x in members if given[x] < len(members[x])]
+                few = [x for x in open_to if given[x] < at_least] or open_to
+                given[max(few, key=lambda x: Fraction(len(members[x]), 2 * given[x] + 1))] += 1
+            wanted = []
+            for label, count in given.items():
+                wanted += random.Random(f"{seed}/{label}").sample(members[label], count)
+            found = data.stratified(numpy.array(labels, object), size, seed, at_least)
+            assert found.tolist() == sorted(wanted)
 
 
 def sampled(dataset, train=0, test=0, seed=42):
@@ -246,8 +277,8 @@ def sampled(dataset, train=0, test=0, seed=42):
         "seed": seed,
     }
     args = argparse.Namespace(**given, max_train_samples=train, max_eval_samples=test)
-    train, test, names, report = data.load_train_and_test(args)
-    return train, test, names, "\n".join(report)
+    reviews, names, report = data.load_train_and_test(args)
+    return reviews["train"], reviews["eval"], names, "\n".join(report)
 
 
 def test_without_a_test_split_a_stratified_tenth_is_held_out(tmp_path):
@@ -261,8 +292,8 @@ def test_without_a_test_split_a_stratified_tenth_is_held_out(tmp_path):
     assert Counter(test.labels) == {"negative": 7, "positive": 13}
     assert (train.split, test.split) == ("train", "train")
     assert "20 reviews (10%) are held out" in report
-    assert sampled(path)[1] == test
-    assert sampled(path, seed=43)[1].rows != test.rows
+    assert columns(sampled(path)[1]) == columns(test)
+    assert sampled(path, seed=43)[1].rows.tolist() != test.rows.tolist()
 
 
 def test_row_numbers_refer_to_rows_of_the_file(tmp_path):
@@ -274,7 +305,7 @@ def test_row_numbers_refer_to_rows_of_the_file(tmp_path):
     assert (len(train), len(test)) == (20, 10)
     for reviews in (train, test):
         assert [rows[row] for row in reviews.rows] == list(
-            zip(reviews.texts, reviews.labels, strict=True)
+            zip(reviews, reviews.labels, strict=True)
         )
     assert min(train.rows) >= 30
 
@@ -284,8 +315,8 @@ def test_training_texts_that_are_also_test_texts_are_dropped(tmp_path):
     tiny.write(tmp_path / "train.csv", [*rows, rows[0], rows[29]])
     tiny.write(tmp_path / "test.csv", [rows[0], rows[1], rows[1]])
     train, test, _, report = sampled(tmp_path)
-    assert train.rows == [*range(2, 30), 31]
-    assert test.rows == [0, 1, 2]
+    assert train.rows.tolist() == [*range(2, 30), 31]
+    assert test.rows.tolist() == [0, 1, 2]
     assert "3 training reviews also appear in the test split and are dropped" in report
 
 
@@ -306,7 +337,9 @@ def test_sampled_reviews_are_found_again_unless_the_file_changed(tmp_path, chang
     path = tiny.write(tmp_path / "train.csv", rows)
     _, test, _, _ = sampled(path)
     identity = json.loads(json.dumps(test.identity()))  # as run.json keeps it
-    assert evaluate.find_again(str(path), identity, "text", "label") == test
+    settings = {"dataset_name": str(path), "text_column": "text", "label_column": "label"}
+    run = argparse.Namespace(reviews={"eval": identity}, settings=settings)
+    assert columns(evaluate.find_again(run, "eval", {})) == columns(test)
     other = {"negative": "positive", "positive": "negative"}
     tiny.write(
         path,
@@ -314,7 +347,7 @@ def test_sampled_reviews_are_found_again_unless_the_file_changed(tmp_path, chang
     )
     os.utime(path, (2e9, 2e9))
     with pytest.raises(UserError, match="changed since training"):
-        evaluate.find_again(str(path), identity, "text", "label")
+        evaluate.find_again(run, "eval", {})
 
 
 @pytest.mark.parametrize("limit", [8, 12, 64])
@@ -328,9 +361,10 @@ def test_encode_equals_the_tokenizer_and_counts_truncated_texts(distilbert, limi
     ]
     whole = [tokenizer(text)["input_ids"] for text in texts]
     tokenizer.model_max_length = limit
-    ids, truncated = model.encode(tokenizer, texts)
+    encoded = tokens.encode(tokenizer, texts)
     end = tokenizer.sep_token_id
-    assert [tensor.tolist() for tensor in ids] == [
+    assert [ids.tolist() for ids in encoded] == [
         w if len(w) <= limit else [*w[: limit - 1], end] for w in whole
     ]
-    assert truncated == sum(len(tokens) > limit for tokens in whole)
+    assert encoded.truncated == sum(len(ids) > limit for ids in whole)
+    assert encoded.lengths.tolist() == [min(len(ids), limit) for ids in whole]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import random
 import shutil
 import weakref
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 import evaluate
 import predict
 import train as script
-from sentiment import batches, inference
+from sentiment import inference
 from sentiment.errors import UserError
 from sentiment.fast import packing
 
@@ -90,7 +91,8 @@ def plain_loop(model, folder, settings):
         fresh(model, settings["seed"]),
     )
     reviews = tiny.reviews(41, seed=1)
-    reviews = [reviews[row] for row in tiny.read(folder, "run.json")["reviews"]["train"]["rows"]]
+    rows = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
+    reviews = reviews if rows == "all" else [reviews[row] for row in rows]
     lengths = [len(tokenizer(text)["input_ids"]) for text, _ in reviews]
     decay = [p for p in classifier.parameters() if p.dim() > 1]
     groups = [
@@ -103,9 +105,9 @@ def plain_loop(model, folder, settings):
         [],
     )
     for epoch in range(1, settings["num_train_epochs"] + 1):
-        for batch in batches.global_batches(
-            len(reviews), settings["train_batch_size"], settings["seed"], epoch
-        ):
+        order, size = list(range(len(reviews))), settings["train_batch_size"]
+        random.Random(f"{settings['seed']}/{epoch}").shuffle(order)
+        for batch in (order[start : start + size] for start in range(0, len(order), size)):
             longest_first = sorted(
                 batch, key=lambda i: -lengths[i]
             )  # dropout draws its numbers in this order
@@ -358,11 +360,14 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
         3e-3,
         str(reviews),
     )
-    assert run["reviews"]["train"]["rows"] == list(range(41))
-    assert (run["reviews"]["eval"]["split"], run["reviews"]["eval"]["rows"]) == (
-        "test",
-        list(range(20)),
-    )
+    known = [
+        {name: run["reviews"][x][name] for name in ("split", "rows", "reviews")}
+        for x in run["reviews"]
+    ]
+    assert known == [
+        {"split": "train", "rows": "all", "reviews": 41},
+        {"split": "test", "rows": "all", "reviews": 20},
+    ]
     assert run["versions"]["transformers"] == transformers.__version__
 
     steps, evaluations = tiny.read_log(trained)

@@ -1,4 +1,1 @@
-"""The outside world: the Hub, and untrusted models.
-
-You do not need this to understand training.
-"""
+"""The outside world: the Hub, and untrusted models."""

@@ -74,10 +74,10 @@ def quiet_datasets():
 def dataset(name):
     """{split: datasets.Dataset} of a data set on the Hub. UserError, OSError."""
     datasets = quiet_datasets()
-    failures = datasets.exceptions.DatasetGenerationError, HTTPError
+    failure = datasets.exceptions.DatasetGenerationError
     try:
         return datasets.load_dataset(name)
-    except (*failures, OSError, RuntimeError, ValueError) as error:
+    except (failure, HTTPError, OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ or error
         if type(cause) is OSError:  # for example a full disk
             raise cause from None

@@ -20,18 +20,18 @@ def open_repository(repo_id, private):
     """Create the model `repo_id` if needed, in a few seconds. Raises UserError if it cannot be
     written to, or is not `private` as asked.
     """
-    reason = "not a Hub id; give USER/REPO" if repo_id.count("/") != 1 else None
-    if is_offline_mode():
-        reason = "HF_HUB_OFFLINE is set; unset it to push"
-    if not reason:
-        silent = f"{constants.ENDPOINT} does not answer; push later"
-        [reason] = with_timeout(lambda: refusal(repo_id, private)) or [silent]
+    silent = f"{constants.ENDPOINT} does not answer; push later"
+    [reason] = with_timeout(lambda: refusal(repo_id, private)) or [silent]
     if reason:
         raise UserError(f"--hub_model_id {repo_id}: {reason}")
 
 
 def refusal(repo_id, private):
     """Why the repository, created if needed, cannot be pushed to; or None."""
+    if is_offline_mode():
+        return "HF_HUB_OFFLINE is set; unset it to push"
+    if repo_id.count("/") != 1:
+        return "not a Hub id; give USER/REPO"
     if not huggingface_hub.get_token():
         return f"no token; {LOG_IN}"
     try:
@@ -49,7 +49,7 @@ def refusal(repo_id, private):
 
 
 def status_of(error):
-    return getattr(getattr(error, "response", None), "status_code", None)
+    return getattr(getattr(error, "response", None), "status_code", 0)
 
 
 def push(folder, repo_id):
@@ -66,8 +66,8 @@ def push(folder, repo_id):
             # An upload wraps its error in a RuntimeError.
             reason = (type(error) is RuntimeError and error.__cause__) or error
             status = status_of(reason)
-            lost = status is None and isinstance(reason, HTTPError | RuntimeError)
-            if wait is None or not (lost or status in (408, 429) or (status or 0) >= 500):
+            lost = not status and isinstance(reason, HTTPError | RuntimeError)
+            if wait is None or not (lost or status in (408, 429) or status >= 500):
                 again = f"nothing is lost; push again: python {shlex.join(sys.argv)}"
                 raise RunError(f"not pushed to {repo_id}: {first_line(reason)}; {again}") from error
             print(f"{constants.ENDPOINT}: {first_line(reason)}; retry in {wait} s", file=sys.stderr)

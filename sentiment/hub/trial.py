@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from sentiment import batches, model
+from sentiment import batches, model, tokens
 from sentiment.errors import UserError, first_line
 from sentiment.hub import access, untrusted
 
@@ -61,8 +61,7 @@ def silenced():
 def load_trained(name, revision="main"):
     """(tokenizer, classifier on the CPU) of a fine-tuned model. Raises UserError."""
     if name == model.DEFAULT_FOLDER and not Path(name).exists():
-        way = "run train.py, or give --model_name_or_path"
-        raise UserError(f"no model in {name} yet: {way}")
+        raise UserError(f"no model in {name} yet: run train.py, or give --model_name_or_path")
     access.connect(name)
     with loading(name, revision) as folder:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -93,7 +92,7 @@ def check(tokenizer, classifier, report, new_head=False):
     model.agree(tokenizer, classifier)
     if tokenizer.model_max_length < SHORTEST:
         raise UserError(f"takes {tokenizer.model_max_length} tokens; the minimum is {SHORTEST}")
-    (ids,), _ = model.encode(tokenizer, [TEXT])
+    [ids] = tokens.encode(tokenizer, [TEXT])
     highest = max(tokenizer.pad_token_id, *ids.tolist(), *tokenizer.get_vocab().values())
     known = classifier.get_input_embeddings().num_embeddings
     if highest >= known:

@@ -7,6 +7,7 @@ or ask a network.
 import json
 import math
 import os
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,8 +35,8 @@ def check(folder):
     for file in REFUSED:
         if (folder / file).exists():
             raise UserError(f"{file} is not supported; merge an adapter into its model first")
-    for file in filter(lambda file: (folder / file).exists(), JSON):
-        pairs = read_json(folder / file)
+    for file in JSON:
+        pairs = read_json(folder / file) if (folder / file).exists() else ()
         for key, value in pairs if file in CONFIGS else ():
             if key in SETTINGS and value not in HARMLESS:
                 raise UserError(f"{file}: {key} is not supported: it may load code or other files")
@@ -47,12 +48,12 @@ def check(folder):
 
 def check_links(folder):
     """No link may leave the folder, except to the Hub cache's blobs, and no file may be a pipe."""
-    here = os.path.realpath(folder)
-    roots, cache = [here], os.path.dirname(here)
-    if os.path.basename(cache) == "snapshots":
-        roots.append(os.path.join(os.path.dirname(cache), "blobs"))
+    here = Path(os.path.realpath(folder))
+    roots = [here]
+    if here.parent.name == "snapshots":
+        roots.append(here.parents[1] / "blobs")
     for path in sorted(path for path in folder.iterdir() if not path.is_dir()):
-        if os.path.dirname(os.path.realpath(path)) not in roots:
+        if Path(os.path.realpath(path)).parent not in roots:
             raise UserError(f"{path.name} is a link out of the folder; put the file itself there")
         if path.exists() and not path.is_file():
             raise UserError(f"{path.name} is not a regular file")

@@ -1,1 +1,1 @@
-"""What evaluate.py adds to the metrics. You do not need this to understand training."""
+"""What evaluate.py adds to the metrics."""

@@ -4,11 +4,11 @@ import numpy
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 
 from sentiment import intervals
-from sentiment.metrics import averaging
+from sentiment.metrics import MACRO, averaged
 
 WORDS = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
 BASELINES = {
@@ -31,8 +31,8 @@ def compare(train_texts, train_labels, test_texts, test_labels, predictions, nam
         other_only = int((right & ~model_right).sum())
         limits = intervals.paired_difference(model_only, other_only, len(labels))
         result[name] = {
-            "accuracy": float(accuracy_score(labels, guesses)),
-            "f1": float(f1_score(labels, guesses, **averaging(names))),
+            "accuracy": float(right.mean()),
+            "f1": float(f1_score(labels, guesses, labels=averaged(names), **MACRO)),
             "difference": (model_only - other_only) / len(labels),
             "difference_interval": limits,
         }

@@ -1,5 +1,6 @@
 """The model card: card.md.j2, filled in from run.json and metrics.json."""
 
+import re
 import shlex
 from pathlib import Path, PurePath
 
@@ -23,6 +24,12 @@ def public(word):
     return flag + equals + (path.name if private else value)
 
 
+def text(value):
+    """A name that others chose, on one line and without Markdown."""
+    line = str(value).replace("<", "&lt;").replace("\n", " ")
+    return re.sub(r"[\\|[*`]", r"\\\g<0>", line)
+
+
 def origin(dataset, commit, split):
     """Where the numbers in metrics.json come from, without private paths."""
     where = {"dataset": public(dataset), "dataset_commit": commit, "split": split}
@@ -39,8 +46,7 @@ def model_card(run, scores):
     folder = public(run.settings["output_dir"]) if run else "model"
     where = scores.get("hub_model_id") or folder
     name = PurePath(where).name
-    trained = shlex.join(map(public, run.command)) if run else ""
-    scored = shlex.join(scores["command"])
+    commands = [map(public, run.command), scores["command"]] if run else []
     card = ModelCard.from_template(
         metadata(name, run, scores),
         TEMPLATE,
@@ -48,18 +54,18 @@ def model_card(run, scores):
         run=run,
         scores=scores,
         where=where,
-        commands=dict.fromkeys((trained, scored)),
+        commands=dict.fromkeys(map(shlex.join, commands)),
         figures=[name for name in FIGURES if scores[name] is not None],
         public=lambda value: public(str(value)),
         table=table,
+        text=text,
     )
     return f"{card}\n"
 
 
 def metadata(name, run, scores):
-    commits = run.commits if run else {"model": None, "dataset": None}
-    base = run.settings["model_name_or_path"] if commits["model"] else None
-    licence = {"license": "other", "license_name": "that-of-the-base-model"}
+    base = run.settings["model_name_or_path"] if run and run.commits["model"] else None
+    trained_on = run.settings["dataset_name"] if run and run.commits["dataset"] else None
     metrics = [metric for metric in PUBLISHED if scores[metric] is not None]
     dataset = scores["dataset"]
     of = {"dataset_type": dataset, "dataset_name": PurePath(dataset).name}
@@ -69,12 +75,13 @@ def metadata(name, run, scores):
         model_name=name,
         eval_results=[EvalResult(metric_type=m, metric_value=scores[m], **of) for m in metrics],
         base_model=base,
-        datasets=[run.settings["dataset_name"]] if commits["dataset"] else None,
+        datasets=trained_on and [trained_on],
         language="en" if dataset in ("stanfordnlp/imdb", "imdb") else None,
         library_name="transformers",
-        **({"license": "apache-2.0"} if base in APACHE else licence),
+        license="apache-2.0" if base in APACHE else "other",
+        license_name=None if base in APACHE else "that-of-the-base-model",
         metrics=metrics,
         pipeline_tag="text-classification",
         tags=["sentiment-analysis"],
-        widget=[{"text": text} for text in EXAMPLES],
+        widget=[{"text": example} for example in EXAMPLES],
     )

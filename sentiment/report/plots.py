@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from sentiment import intervals
-from sentiment.metrics import positive_class, reliability_bins
+from sentiment.metrics import averaged, reliability_bins
 
 DIAGONAL = {"color": "#999999", "linestyle": "--"}
 
@@ -37,7 +37,7 @@ def confusion(axes, scores, *_):
 
 def curves(axes, scores, probabilities, labels, _):
     names = scores["labels"]
-    for i in [positive_class(names)] if len(names) == 2 else range(len(names)):
+    for i in averaged(names) or range(len(names)):
         is_class = labels == i
         if is_class.any() and not is_class.all():  # no curve without both kinds
             given = {"y_true": is_class, "y_score": probabilities[:, i], "name": names[i]}
@@ -58,9 +58,7 @@ def reliability(axes, scores, probabilities, labels, _):
 
 def training(axes, *given):
     names = "step", "loss", "learning_rate"
-    steps, losses, rates = zip(
-        *([entry[name] for name in names] for entry in given[-1]), strict=True
-    )
+    steps, losses, rates = ([entry[name] for entry in given[-1]] for name in names)
     axes.plot(steps, losses, ".", alpha=0.3)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     right = axes.twinx()

@@ -3,6 +3,8 @@
 from sentiment import intervals
 from sentiment.metrics import FIGURES, positive_class
 
+FORMATS = {float: ".4f", int: ",", str: ""}
+
 
 def table(metrics):
     names = metrics["labels"]
@@ -12,21 +14,22 @@ def table(metrics):
     notes |= dict.fromkeys(("loss", "calibration_error", "brier_score"), "0 is best")
 
     def row(name, *cells, size=10):
-        shown = [f"{cell:.4f}" if isinstance(cell, float) else f"{cell}" for cell in cells]
-        return f"{name:<{width}}" + "".join(f"{cell:>{size}}" for cell in shown)
+        shown = (format(cell, FORMATS[type(cell)]).rjust(size) for cell in cells)
+        return name.ljust(width) + "".join(shown)
 
-    lines = [row("reviews", f"{metrics['reviews']:,}") + "  95% CI"]
+    lines = [row("reviews", metrics["reviews"]) + "  95% CI"]
     for name in FIGURES:
-        known, note = metrics[name] is not None, notes.get(name, "")
-        value, note = (metrics[name], note) if known else ("-", "a class has no review")
+        value, note = metrics[name], notes.get(name, "")
+        if value is None:
+            value, note = "-", "a class has no review"
         lines += [f"{row(name, value)}  {interval(metrics, name):<18}{note}".rstrip()]
-    keys = "f1", "precision", "recall"
-    lines += ["", row("class", "reviews", *keys)]
+    keys = "reviews", "f1", "precision", "recall"
+    lines += ["", row("class", *keys)]
     for name, scores in metrics["per_class"].items():
-        lines += [row(name, f"{scores['reviews']:,}", *(scores[key] for key in keys))]
+        lines += [row(name, *map(scores.get, keys))]
     lines += ["", row("true class", *(f"predicted {name}" for name in names), size=width)]
     for name, counts in zip(names, metrics["confusion_matrix"], strict=True):
-        lines += [row(name, *(f"{count:,}" for count in counts), size=width)]
+        lines += [row(name, *counts, size=width)]
     if compared := metrics.get("baselines"):
         lines += ["", row("baseline", "accuracy", "f1") + "  accuracy, model minus baseline"]
         for name, scores in compared.items():

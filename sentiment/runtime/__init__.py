@@ -1,1 +1,1 @@
-"""The machine and the terminal. You do not need this to understand training."""
+"""The machine and the terminal."""

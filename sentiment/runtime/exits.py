@@ -21,9 +21,9 @@ def script(main):
         handle_signals(stop)
         try:
             return main(argv)
-        except UserError as error:
-            message, code = error, 2
-        except (RunError, OSError) as error:
+        except (UserError, RunError, Stopped) as error:
+            message, code = error, error.code
+        except OSError as error:
             message, code = error, 1
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -31,8 +31,6 @@ def script(main):
             message, code = f"out of memory: {first_line(error)}", 1
         except KeyboardInterrupt:
             message, code = "interrupted", 130
-        except Stopped as error:
-            message, code = error, error.code
         handle_signals(signal.SIG_IGN if code > 128 else signal.SIG_DFL)
         name, rank = os.path.basename(main.__code__.co_filename), os.environ.get("RANK", "0")
         if rank != "0":  # rank 0 mostly says the same

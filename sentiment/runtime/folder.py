@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock  # a dependency of torch, datasets and huggingface_hub
+import filelock
 
 from sentiment import checkpoint, distributed, files
 from sentiment.errors import Stopped, UserError, first_line
@@ -27,15 +27,16 @@ def check(args):
     for name in (args.model_name_or_path, args.dataset_name):
         path = Path(name)
         if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
-            refuse(folder, f"contains {name}; choose another folder")
+            refuse(folder, f"contains {name}")
     return folder
 
 
 def check_writable(folder):
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "cannot be written to" if there.is_dir() else "is a file"
-        refuse(folder, f"{there} {reason}; choose another folder")
+    if not there.is_dir():
+        refuse(folder, f"{there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        refuse(folder, f"{there} cannot be written to")
 
 
 def check_unused(folder, overwrite, resume):
@@ -43,12 +44,12 @@ def check_unused(folder, overwrite, resume):
     names = checkpoint.FOLDER, *RECORDS, *MODEL
     held = next((name for name in names if (folder / name).exists()), None)
     if held and not overwrite and not (resume and held in (checkpoint.FOLDER, "status.json")):
-        way = "choose another folder, or add --resume or --overwrite_output_dir"
-        refuse(folder, f"already holds {held}; {way}")
+        refuse(folder, f"already holds {held}", ", or add --resume or --overwrite_output_dir")
 
 
-def refuse(folder, reason):
-    raise UserError(f"--output_dir {folder}: {reason}") from None
+def refuse(folder, reason, other_ways=""):
+    way = f"choose another folder{other_ways}"
+    raise UserError(f"--output_dir {folder}: {reason}; {way}") from None
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def locked(folder):
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        refuse(folder, "another run is writing there; choose another folder")
+        refuse(folder, "another run is writing there")
     try:
         yield
     finally:
