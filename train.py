@@ -9,6 +9,7 @@ Top to bottom: settings, schedule and optimizer, the loop, and `main`, which tie
 import math
 import time
 from argparse import Namespace
+from functools import partial
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -16,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sentiment import batches, checkpoint, data, distributed, inference, metrics, model, tokens
 from sentiment.errors import RunError, Stopped
 from sentiment.fast import packing
+from sentiment.fast.graphs import Graphs
 from sentiment.hub import access, trial
 from sentiment.report import card
 from sentiment.run import Run
@@ -102,14 +104,15 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
     settings, parameters = Namespace(**run.settings), list(classifier.parameters())
     optimizer = accelerator.prepare(make_optimizer(parameters, settings.weight_decay))
     state = accelerator, classifier, optimizer
+    compute = Graphs(partial(backward, accelerator, classifier, settings.label_smoothing_factor))
+    work = settings, accelerator, classifier, compute, train_set
     steps_per_epoch = math.ceil(len(train_set.ids) / settings.train_batch_size)
     last_step = settings.num_train_epochs * steps_per_epoch
     log = TrainingLog(accelerator, run, step, last_step)
     max_tokens = checkpoint.load(run, step, *state)
     try:
         while True:
-            # Once per epoch; not used for model selection. A run that resumes here evaluates again,
-            # because its log was truncated to `step`.
+            # Once per epoch; not used for model selection. Again on resuming: the log was cut.
             if step > 0 and step % steps_per_epoch == 0:
                 scores = evaluate(max_tokens, step == last_step)
                 log.evaluation(step, scores)
@@ -127,13 +130,12 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
                 group["lr"] = lr
 
             # Each rank's sum, then one all-reduce: the exact mean over the global batch.
-            loss, max_tokens = accumulate_gradients(
-                settings, accelerator, classifier, train_set, batch, step, max_tokens
-            )
-            loss, stopping = distributed.all_reduce_gradients(accelerator, parameters, loss, stop)
+            loss, max_tokens = accumulate_gradients(*work, batch, step, max_tokens)
+            scalars = distributed.all_reduce_gradients(accelerator, parameters, loss, stop)
             norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
-            check_finite(loss, norm, accelerator.scaler, step, [train_set.rows[i] for i in batch])
             optimizer.step()
+            loss, stopping, norm = torch.stack([*scalars, norm]).tolist()  # waits
+            check_finite(loss, norm, accelerator.scaler, step, [train_set.rows[i] for i in batch])
 
             entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": lr}
             entry["tokens"] = int(train_set.ids.lengths[batch].sum())
@@ -147,33 +149,36 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
         raise
 
 
-def accumulate_gradients(settings, accelerator, classifier, train_set, batch, step, max_tokens):
+def accumulate_gradients(
+    settings, accelerator, classifier, compute, train_set, batch, step, max_tokens
+):
     """Compute the gradients of this rank's share. Returns (its part of the loss, token budget)."""
     rank, lengths = accelerator.process_index, train_set.ids.lengths
     mine = batches.share(batch, lengths, rank, accelerator.num_processes)
-    smoothing = settings.label_smoothing_factor  # Szegedy et al. 2016
     classifier.train()
     while True:
-        classifier.zero_grad()
+        # CUDA graphs need them where they were; a CPU makes new ones faster.
+        classifier.zero_grad(set_to_none=accelerator.device.type == "cpu")
         torch.manual_seed(batches.dropout_seed(settings.seed, step, rank))
         loss = torch.zeros((), device=accelerator.device)
         if accelerator.scaler:  # set up lazily by scale(), which an empty share never calls
             accelerator.scaler.scale(loss)
         try:
-            for ids, inputs in inference.passes(classifier, train_set.ids, mine, max_tokens):
-                targets = train_set.labels[ids].to(loss.device)
-                loss += backward(accelerator, classifier, inputs, targets, len(batch), smoothing)
+            given = train_set.ids, mine, max_tokens, train_set.labels
+            for _, inputs, targets in inference.passes(classifier, *given):
+                loss += compute(inputs, targets, len(batch))
             return loss, max_tokens
         except RuntimeError as error:  # out of memory, for example: retry the step
+            compute.clear()
             max_tokens = inference.recover(error, max_tokens, max(lengths[i] for i in mine))
 
 
-def backward(accelerator, classifier, inputs, targets, batch_size, smoothing):
+def backward(accelerator, classifier, smoothing, inputs, targets, batch_size):
     """Add the gradients of one micro-batch. Returns its part of the loss."""
     with accelerator.autocast():
         logits = classifier(**inputs).logits.float()
     # Sum here, divide once by the size of the global batch: exact for a short last batch, uneven
-    # shares and any micro-batches.
+    # shares and any micro-batches. Label smoothing: Szegedy et al. 2016.
     total = torch.nn.functional.cross_entropy(
         logits, targets, reduction="sum", label_smoothing=smoothing
     )
@@ -185,7 +190,7 @@ def backward(accelerator, classifier, inputs, targets, batch_size, smoothing):
 def check_finite(loss, norm, scaler, step, rows):
     """Raise RunError, with the rows of the batch, if the loss or a gradient is not finite."""
     # fp16 gradient overflow is no failure: the scaler skips the step and lowers its scale.
-    if not math.isfinite(loss) or not (scaler or norm.isfinite()):
+    if not math.isfinite(loss) or not (scaler or math.isfinite(norm)):
         problem = f"step {step}: loss {loss}, gradient norm {norm}"
         rows = ", ".join(map(str, rows))
         raise RunError(f"{problem}, on rows {rows}; try a lower --learning_rate")

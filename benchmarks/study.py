@@ -25,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -36,6 +37,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import train
 from sentiment import batches, data, distributed, inference, metrics, model, tokens
 from sentiment.fast import packing
+from sentiment.fast.graphs import Graphs
 from sentiment.runtime import device, launch
 
 JOBS = 2  # runs at once
@@ -149,6 +151,8 @@ def train_variant(args, tricks):
         first = round(last_step * (1 - tricks["average"])) + 1
         means = average_weights(optimizer, parameters, first)
     optimizer = accelerator.prepare(optimizer)
+    smoothing = args.label_smoothing_factor
+    compute = Graphs(partial(train.backward, accelerator, classifier, smoothing))
     seen, started, max_tokens = 0, time.perf_counter(), inference.token_budget(classifier)
     for step in range(1, last_step + 1):
         epoch, position = divmod(step - 1, steps_per_epoch)
@@ -161,7 +165,7 @@ def train_variant(args, tricks):
         for group in optimizer.param_groups:
             group["lr"] = lr
         loss, max_tokens = train.accumulate_gradients(
-            args, accelerator, classifier, train_set, batch, step, max_tokens
+            args, accelerator, classifier, compute, train_set, batch, step, max_tokens
         )
         distributed.all_reduce_gradients(accelerator, parameters, loss, ())
         accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)

@@ -50,18 +50,17 @@ def broadcast(accelerator, number):  # 0 on the others
 
 
 def all_reduce_gradients(accelerator, parameters, loss, stop):
-    """Sum gradients (in place) and loss over the ranks. Returns (loss, whether any rank stops)."""
+    """Sum gradients (in place) and loss over the ranks. Returns a tensor: loss, ranks to stop."""
     for parameter in parameters:  # a rank without reviews adds zeros
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    if accelerator.num_processes == 1:
-        return loss.item(), bool(stop)
-    gradients = [parameter.grad for parameter in parameters]
     scalars = torch.stack([loss, torch.full_like(loss, bool(stop))])
+    if accelerator.num_processes == 1:
+        return scalars
+    gradients = [parameter.grad for parameter in parameters]
     flat = torch.cat([*(gradient.flatten() for gradient in gradients), scalars])
     sizes = [gradient.numel() for gradient in gradients] + [2]
     *sums, scalars = all_reduce(accelerator, flat).split(sizes)
     for gradient, total in zip(gradients, sums, strict=True):
         gradient.copy_(total.view_as(gradient))
-    loss, stopping = scalars.tolist()
-    return loss, stopping > 0
+    return scalars

@@ -14,18 +14,22 @@ from sentiment.fast import packing
 from sentiment.tokens import BAR
 
 
-def passes(model, ids, chosen, max_tokens):
-    """The forward passes over the reviews `chosen`: pairs of (their indices, the model's inputs).
+def passes(model, ids, chosen, max_tokens, labels=None):
+    """The forward passes over the reviews `chosen`: (their indices, the model's inputs, classes).
 
-    ids: an int64 tensor for each review; max_tokens: per pass, with padding unless packed on a CPU.
+    ids: an int64 tensor for each review; max_tokens: per pass, with padding unless packed; labels:
+    class ids [N]. Packed on a GPU, more rows follow.
     """
     lengths, packed = {i: len(ids[i]) for i in chosen}, packing.applies(model)
-    padded = not packed or model.device.type != "cpu"  # a GPU holds padded embeddings as well
-    for group in batches.micro_batches(chosen, lengths, max_tokens, padded):
-        inputs = batches.pad([ids[i] for i in group], model.pad_token_id, model.device)
+    for group in batches.micro_batches(chosen, lengths, max_tokens, not packed):
+        reviews, classes = [ids[i] for i in group], [] if labels is None else labels[group].tolist()
+        if packed and model.device.type != "cpu":
+            yield group, *packing.in_one_row(model, reviews, classes)
+            continue
+        inputs = batches.pad(reviews, model.pad_token_id, model.device)
         if packed:
             inputs = packing.add_layout(inputs, [lengths[i] for i in group])
-        yield group, inputs
+        yield group, inputs, torch.tensor(classes, device=model.device)
 
 
 @torch.inference_mode()
@@ -36,20 +40,24 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     """
     model.eval()
     max_tokens = max_tokens or token_budget(model)
-    result = torch.empty(len(ids), model.config.num_labels)
+    if model.device.type != "cpu":
+        max_tokens *= 8  # no activations are kept
+    order, rows = [], [torch.empty(0, model.config.num_labels, device=model.device)]
     remaining = set(range(len(ids)))
     # around all passes: weights are cast once
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
         while remaining:
             try:
-                for group, inputs in passes(model, ids, sorted(remaining), max_tokens):
-                    result[group] = model(**inputs).logits.float().cpu()
+                for group, inputs, _ in passes(model, ids, sorted(remaining), max_tokens):
+                    rows.append(model(**inputs).logits[: len(group)].float())
+                    order += group
                     remaining.difference_update(group)
                     advance(len(group))
             except RuntimeError as error:
                 longest = max(len(ids[i]) for i in remaining)
                 max_tokens = recover(error, max_tokens, longest)
+    result = torch.cat(rows).cpu()[torch.tensor(order).argsort()]
     if not torch.isfinite(result).all():
         raise RunError("the logits are not finite: the weights are damaged, or training diverged")
     return result
@@ -80,10 +88,16 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
 
 
 def token_budget(model):
+    """Default of most tokens in a training pass, from model and device alone."""
     if model.device.type == "cpu":
         return 4096  # larger passes are no faster
-    # Not measured yet. Memory grows with the hidden size.
-    return max(512, 16384 * 768 // getattr(model.config, "hidden_size", 768))
+    memory = 24 * 10**9
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+    # half of it: 100 bytes (bf16: 50) per token, layer and hidden unit, thrice with graphs
+    config = model.config
+    size = getattr(config, "hidden_size", 768) * getattr(config, "num_hidden_layers", 12)
+    return max(512, min(16384, memory // (600 * size) // 1024 * 1024))
 
 
 def recover(error, max_tokens, longest):

@@ -71,9 +71,9 @@ def test_nothing_in_the_package_imports_a_script():
 @pytest.mark.parametrize(
     ("limit", "paths"),
     [
-        (14_700, SCRIPTS[:1]),
+        (15_000, SCRIPTS[:1]),
         (55_000, CORE),
-        (114_000, [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")]),
+        (118_000, [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")]),
     ],
     ids=["train.py", "core", "sentiment"],
 )

@@ -1,4 +1,4 @@
-"""Attention within each of many packed reviews: in groups on a CPU, by varlen_attn on a GPU."""
+"""Attention within each of many packed reviews: in groups on a CPU, by one kernel on a GPU."""
 
 import math
 
@@ -8,6 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from sentiment.fast.dropout import dropout_mask
+from sentiment.model import ATTENTION_DROPOUT
 
 NAME = "packed"
 LENGTHS = 16  # on a CPU, reviews are padded to a multiple; see packing.TOKENS
@@ -32,7 +33,7 @@ def attend(module, query, key, value, mask, scaling, dropout=0.0, **kwargs):
     if layout.groups is not None:
         attended = by_review(query * scaling, key, value, layout.groups, dropout)
     else:
-        attended = by_kernel(query, key, value, layout, scaling)
+        attended = by_kernel(query, key, value, layout, scaling, dropout)
     return attended[None], None
 
 
@@ -41,26 +42,29 @@ AttentionMaskInterface.register(NAME, sdpa_mask)  # for inputs without a layout
 
 
 def kernel_supports(model, precision):
-    """Whether varlen_attn runs it."""
+    """Whether `by_kernel` runs it."""
     config = model.config
-    return (
-        model.device.type == "cuda"
-        and not torch.version.hip
-        and torch.cuda.get_device_capability(model.device) >= (8, 0)
-        and precision in ("bf16", "fp16")
-        and config.hidden_size // config.num_attention_heads % 8 == 0
-    )
+    if model.device.type != "cuda" or torch.version.hip:
+        return False
+    flash = precision != "no" and torch.cuda.get_device_capability(model.device) >= (8, 0)
+    # The other kernel's gradients are of other dropout.
+    drops = not flash and any(getattr(config, name, 0) for name in ATTENTION_DROPOUT)
+    return config.hidden_size // config.num_attention_heads % 8 == 0 and not drops
 
 
-def by_kernel(query, key, value, layout, scaling):
-    from torch.nn.attention.varlen import varlen_attn  # slow to import
-
-    starts, longest = layout.starts, layout.longest
+def by_kernel(query, key, value, layout, scaling, dropout):
+    """Attention within each review on a GPU. Public functions lack dropout or `starts`."""
+    ops, starts, longest = torch.ops.aten, layout.starts, layout.longest
     where = starts, starts, longest, longest
     if len(query) < len(key):  # first tokens only
         each = torch.arange(len(starts), dtype=torch.int32, device=query.device)
         where = each, starts, 1, longest
-    return varlen_attn(query, key, value, *where, scale=scaling)
+    if query.dtype != torch.float32 and torch.cuda.get_device_capability() >= (8, 0):
+        # dropout in bytes: 0.1 drops 26 of 256
+        given = query, key, value, *where, dropout, False, False
+        return ops._flash_attention_forward(*given, scale=scaling)[0]
+    given = query[None], key[None], value[None], None, *where, 0.0, 0, torch.is_grad_enabled()
+    return ops._efficient_attention_forward(*given, scale=scaling)[0][0]
 
 
 def by_review(query, key, value, groups, dropout):

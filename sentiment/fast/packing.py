@@ -1,19 +1,22 @@
 """Hooks that pack an encoder's input and give the head what it reads.
 
-The embeddings see padded reviews, [B, L, H]. A hook before the encoder keeps the T real tokens,
-[1, T, H]. Stock heads read only a review's first token, so the last layer computes queries for
-those alone, [1, B, H]. Saved, or without a `layout` among its inputs, the model is the stock one.
+On a GPU, token ids and positions are [1, T]. On a CPU, the embeddings see padded reviews,
+[B, L, H]; a hook before the encoder keeps the T real tokens, [1, T, H]. Stock heads read only a
+review's first token, so the last layer computes queries for those alone, [1, B, H]. Saved, or
+without a `layout` among its inputs, the model is the stock one.
 """
 
 import itertools
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from sentiment.fast import attention, dropout
-from sentiment.model import ATTENTION_DROPOUT
 
 TOKENS = 64  # on a CPU, passes are padded to a multiple: oneDNN builds a kernel for each shape
+GPU_TOKENS, GPU_REVIEWS = 512, 32  # the same, and at least
+NO_CLASS = -100  # cross_entropy ignores it
 TOGETHER = 512  # tokens of short reviews that a CPU attends to at once; more leave its caches
 # Where the encoder is. It needs a list `layer`, attention that calls AttentionInterface and passes
 # its keyword arguments on, projections as attention.attend names them, a head that reads token 0.
@@ -21,12 +24,13 @@ ENCODERS = {"distilbert": "transformer", "bert": "encoder", "roberta": "encoder"
 
 
 class Layout(NamedTuple):
-    """Where the T real tokens of B padded reviews are; on a CPU, T is padded."""
+    """Where the T tokens of B reviews are."""
 
-    tokens: torch.Tensor  # int64 [T]: indices into the B * L positions; 0 for padding
     starts: torch.Tensor  # int32 [B + 1]: each review's first token, and the end
-    longest: int  # L
-    groups: list | None  # on a CPU: (reviews, tokens of each), equal lengths together
+    longest: int  # no review has more tokens
+    # on a CPU:
+    tokens: torch.Tensor | None = None  # int64 [T]: indices into the B * L positions; 0 for padding
+    groups: list | None = None  # (reviews, tokens of each), equal lengths together
 
 
 def install(model, precision):
@@ -52,34 +56,49 @@ def install(model, precision):
 
 
 def applies(model):
-    """Whether the next pass is packed. The GPU's kernel has no attention dropout."""
-    if model.config._attn_implementation != attention.NAME:
-        return False
-    drops = any(getattr(model.config, name, 0) for name in ATTENTION_DROPOUT)
-    return model.device.type == "cpu" or not (model.training and drops)
+    return model.config._attn_implementation == attention.NAME
 
 
 def add_layout(inputs, lengths):
-    """The inputs with a layout instead of the mask."""
+    """On a CPU: the inputs with a layout instead of the mask."""
     batch, longest = inputs.pop("attention_mask").shape
-    device, groups = inputs["input_ids"].device, None
     tokens = torch.cat([i * longest + torch.arange(lengths[i]) for i in range(batch)])
-    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-    if device.type == "cpu":
-        tokens = torch.nn.functional.pad(tokens, (0, -len(tokens) % TOKENS))
-        groups = []
-        for length in lengths:
-            count = groups[-1][0] if groups and groups[-1][1] == length else 0
-            if count and (count + 1) * length <= TOGETHER:
-                groups[-1] = count + 1, length
-            else:
-                groups.append((1, length))
-    return {**inputs, "layout": Layout(tokens.to(device), starts, longest, groups)}
+    tokens = pad(tokens, (0, -len(tokens) % TOKENS))
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    groups = []
+    for length in lengths:
+        count = groups[-1][0] if groups and groups[-1][1] == length else 0
+        if count and (count + 1) * length <= TOGETHER:
+            groups[-1] = count + 1, length
+        else:
+            groups.append((1, length))
+    return {**inputs, "layout": Layout(starts, longest, tokens, groups)}
+
+
+def in_one_row(model, reviews, classes):
+    """On a GPU: inputs and classes. Made-up reviews at the end fill up T and B."""
+    lengths = list(map(len, reviews))
+    filler = max(GPU_REVIEWS, 2 ** len(reviews).bit_length()) - len(reviews)
+    spare = filler + -(sum(lengths) + filler) % GPU_TOKENS
+    padding = model.base_model.embeddings.position_embeddings.padding_idx
+    first = 0 if padding is None else padding + 1  # RoBERTa
+    ids = pad(torch.cat(reviews), (0, spare), value=model.pad_token_id)
+    positions = pad(torch.cat([torch.arange(n) for n in lengths]), (0, spare)) + first
+    lengths += [1] * (filler - 1) + [spare - filler + 1]
+    starts = torch.tensor([0, *itertools.accumulate(lengths)])
+    classes = torch.tensor(classes + [NO_CLASS] * (len(lengths) - len(classes)))
+    parts = ids, positions, starts, classes
+    staged = torch.cat(parts)
+    if model.device.type == "cuda":  # one copy, without waiting
+        staged = staged.pin_memory().to(model.device, non_blocking=True)
+    ids, positions, starts, classes = staged.split([len(part) for part in parts])
+    layout = Layout(starts.int(), -(-max(lengths) // GPU_TOKENS) * GPU_TOKENS)
+    return {"input_ids": ids[None], "position_ids": positions[None], "layout": layout}, classes
 
 
 def pack(encoder, args, kwargs):
     """Before the encoder: hidden states [B, L, H] -> [1, T, H]."""
-    if layout := kwargs.get("layout"):
+    if (layout := kwargs.get("layout")) and layout.tokens is not None:
         hidden, *args = args or [kwargs.pop("hidden_states")]
         args = (hidden.flatten(0, 1).index_select(0, layout.tokens)[None], *args)
     return args, kwargs

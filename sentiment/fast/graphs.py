@@ -1,0 +1,40 @@
+"""Training passes as CUDA graphs: one launch each instead of a thousand."""
+
+import torch
+
+
+class Graphs:
+    """`compute(inputs, classes, batch_size)`; packed on a GPU, a graph for each shape.
+
+    The first pass of a shape runs as written, which loads kernels; the second is recorded and then
+    repeated with other inputs and random numbers: the same bits.
+    """
+
+    def __init__(self, compute):
+        self.compute = compute
+        self.clear()
+
+    def clear(self):
+        self.graphs, self.pool = {}, None  # one runs at a time
+
+    def __call__(self, *given):
+        inputs, classes, batch_size = given
+        layout = inputs.get("layout")
+        if layout is None or layout.groups is not None:  # padded, or on a CPU
+            return self.compute(*given)
+        tensors = inputs["input_ids"], inputs["position_ids"], layout.starts, classes
+        shape = tensors[0].shape[1], len(classes), layout.longest, batch_size
+        if shape not in self.graphs:
+            self.graphs[shape] = None
+            return self.compute(*given)
+        if self.graphs[shape] is None:
+            graph = torch.cuda.CUDAGraph()
+            # NCCL's thread may call CUDA.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                result = self.compute(*given)
+            self.graphs[shape], self.pool = (graph, tensors, result), graph.pool()
+        graph, own, result = self.graphs[shape]
+        for mine, new in zip(own, tensors, strict=True):
+            mine.copy_(new)
+        graph.replay()
+        return result
