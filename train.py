@@ -26,7 +26,7 @@ from sentiment.runtime.exits import script, stop_flag
 from sentiment.runtime.flags import Parser, number
 from sentiment.runtime.log import TrainingLog, read_log
 
-LOGGED = 2000  # test reviews at most that are scored after an epoch; all are in the end
+LOGGED = 2000  # after an epoch, at most so many test reviews are scored; at the end, all
 
 
 def parse_args(argv):
@@ -157,7 +157,7 @@ def accumulate_gradients(
     mine = batches.share(batch, lengths, rank, accelerator.num_processes)
     classifier.train()
     while True:
-        # CUDA graphs need them where they were; a CPU makes new ones faster.
+        # CUDA graphs write to fixed addresses; a CPU makes new gradients faster.
         classifier.zero_grad(set_to_none=accelerator.device.type == "cpu")
         torch.manual_seed(batches.dropout_seed(settings.seed, step, rank))
         loss = torch.zeros((), device=accelerator.device)

@@ -5,8 +5,8 @@
     python benchmarks/millions.py --epoch                          also an epoch and evaluate.py
 
 It writes CSV files of made-up reviews, 90 words on average, of words from sample/reviews: 2 GB in a
-temporary folder, or in --folder, where a later call finds them and removes all else. The model is
-sample/model. Needs psutil, which Accelerate brings.
+temporary folder, or in --folder, where a later call finds them. The model is sample/model.
+Needs psutil, which Accelerate brings.
 """
 
 import argparse
@@ -123,9 +123,8 @@ def measure(folder, epoch):
         job.reach(folder / "log.jsonl", step)
         row(what, f"{job.seconds():.0f}", job.end(kill=True).memory())
 
-    for path in folder.iterdir():
-        if path != reviews:
-            shutil.rmtree(path)
+    for name in ("cache", "other cache", "first", "run", "few", "two", "epoch"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     row("what", "seconds", "peak USS of each process, GB")
     row("---", "---", "---")
     alone = Job("-c", ALONE, MODEL, reviews, cache=folder / "other cache").end()
@@ -157,7 +156,7 @@ def main():
     parser.add_argument("--epoch", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or Path(temporary)
+        folder = (args.folder or Path(temporary)).resolve()
         for name, rows, seed in (("train", args.rows, 1), ("test", args.test_rows, 2)):
             path = folder / "reviews" / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,10 +98,11 @@ def load_split(name, split, text_column="text", label_column="label"):
             raise UserError(f"{flag} {column}: {name} has columns {', '.join(data.column_names)}")
     table = data.with_format("arrow")[:]
     names = getattr(data.features[label_column], "names", None)
-    # Interned: one object per class.
-    found = (sys.intern(label_name(label, names)) for label in values(table[label_column]))
-    labels, column = numpy.fromiter(found, object, len(table)), table[text_column]
+    column = table[text_column]
     try:
+        # Interned: one object per class.
+        found = (sys.intern(label_name(label, names)) for label in values(table[label_column]))
+        labels = numpy.fromiter(found, object, len(table))
         first = next((text.as_py() for text in column if text.is_valid), "")
         if not isinstance(first, str):  # all are of one type
             raise UserError(f"--text_column: texts must be strings; {split} has {first!r}")
@@ -168,7 +169,11 @@ def stratified(labels, size, seed, at_least=0):
     """
     if size >= len(labels):
         return numpy.arange(len(labels))
-    members = {label: numpy.flatnonzero(labels == label) for label in dict.fromkeys(labels)}
+    import pandas  # late, as in read_file
+
+    codes, names = pandas.factorize(labels)  # in the order of their first appearance
+    ends = numpy.bincount(codes).cumsum()
+    members = dict(zip(names, numpy.split(codes.argsort(kind="stable"), ends), strict=False))
 
     def places(label):  # in the order in which they are given away
         count = len(members[label])

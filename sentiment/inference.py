@@ -41,7 +41,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     model.eval()
     max_tokens = max_tokens or token_budget(model)
     if model.device.type != "cpu":
-        max_tokens *= 8  # no activations are kept
+        max_tokens *= 8  # without a backward pass, activations are freed
     order, rows = [], [torch.empty(0, model.config.num_labels, device=model.device)]
     remaining = set(range(len(ids)))
     # around all passes: weights are cast once
@@ -68,7 +68,8 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
 
     Once a rank has a signal in `stop`, all raise Stopped after a chunk.
     """
-    chunks, size = [], token_budget(model) // 64 * accelerator.num_processes
+    # Of the same size on all ranks, whatever their memory.
+    chunks, size = [], (64 if model.device.type == "cpu" else 256) * accelerator.num_processes
     bar = tqdm(desc="scored", total=len(ids), disable=not accelerator.is_main_process, **BAR)
     for start in range(0, len(ids), size):
         chunk = range(start, min(start + size, len(ids)))
@@ -94,7 +95,7 @@ def token_budget(model):
     memory = 24 * 10**9
     if model.device.type == "cuda":
         memory = torch.cuda.get_device_properties(model.device).total_memory
-    # half of it: 100 bytes (bf16: 50) per token, layer and hidden unit, thrice with graphs
+    # half of it: 100 bytes (bf16: 50) per token, layer and hidden unit, times 3 for graphs
     config = model.config
     size = getattr(config, "hidden_size", 768) * getattr(config, "num_hidden_layers", 12)
     return max(512, min(16384, memory // (600 * size) // 1024 * 1024))

@@ -99,6 +99,8 @@ class Run:
             expected[int] += [*rows, each.get("reviews", 0)]
         if not all(isinstance(value, kind) for kind in expected for value in expected[kind]):
             raise TypeError
+        if min(expected[int]) < 0:
+            raise ValueError
         Path(get("dataset_name")).resolve()  # ValueError for a null byte
 
     def write(self, folder):

@@ -18,7 +18,7 @@ from sentiment import files
 from sentiment.errors import Stopped
 
 LARGE = 10_000  # reviews; more are tokenized into a file, and run.json does not list their rows
-BAR = {"unit": " reviews", "delay": 5, "mininterval": 5}  # of tqdm, for what takes minutes
+BAR = {"unit": " reviews", "delay": 5, "mininterval": 5}  # tqdm's options for long loops
 
 
 class Tokens(Sequence):
@@ -33,7 +33,7 @@ class Tokens(Sequence):
         self.truncated, self.offsets = int(head[0]), head[1:]
         self.lengths = numpy.diff(self.offsets)
         ids = memoryview(buffer)[head.nbytes :]
-        self.ids = numpy.frombuffer(ids, f"u{len(ids) // self.offsets[-1]}" if size else "u2")
+        self.ids = numpy.frombuffer(ids, f"u{len(ids) // max(1, self.offsets[-1]) or 2}")
 
     def __len__(self):
         return len(self.lengths)
@@ -75,7 +75,8 @@ def encode_once(tokenizer, reviews, stop):
     import datasets  # late, as in data
 
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules |= {"truncation": tokenizer.truncation_side, "padding": None}  # not the last call's
+    # What is stored there depends on the last call.
+    rules |= {"truncation": tokenizer.truncation_side, "padding": None}
     rules = json.dumps([reviews.sha256, rules, tokenizer.model_max_length, tokenizers.__version__])
     folder = Path(datasets.config.HF_DATASETS_CACHE, "tokens")
     folder.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,7 @@ def test_class_names_cannot_break_output_lines(script, trained, tmp_path, refusa
         lambda run: run.update(settings=[]),
         lambda run: run["reviews"]["eval"].update(rows=[None]),
         lambda run: run["reviews"]["eval"].pop("sha256"),
+        lambda run: run["settings"].update(max_train_samples=-1),
         lambda run: run["reviews"]["train"].update(reviews=None),
         lambda run: run["reviews"].update(train=[]),
         lambda run: run["commits"].update(model=1),

@@ -84,6 +84,8 @@ def test_a_file_holds_what_memory_holds(cache, tokenizer, monkeypatch):
 def test_no_texts_have_no_tokens(tokenizer):
     encoded = tokens.encode(tokenizer, [])
     assert (lists(encoded), len(encoded), encoded.truncated) == ([], 0, 0)
+    tokenizer.backend_tokenizer.post_processor = None  # adds special tokens
+    assert lists(tokens.encode(tokenizer, ["", ""])) == [[], []]
 
 
 def test_large_vocabularies_take_32_bits(tokenizer):

@@ -47,7 +47,7 @@ def kernel_supports(model, precision):
     if model.device.type != "cuda" or torch.version.hip:
         return False
     flash = precision != "no" and torch.cuda.get_device_capability(model.device) >= (8, 0)
-    # The other kernel's gradients are of other dropout.
+    # The other kernel draws another dropout mask in its backward pass.
     drops = not flash and any(getattr(config, name, 0) for name in ATTENTION_DROPOUT)
     return config.hidden_size // config.num_attention_heads % 8 == 0 and not drops
 

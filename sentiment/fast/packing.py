@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from sentiment.fast import attention, dropout
 
 TOKENS = 64  # on a CPU, passes are padded to a multiple: oneDNN builds a kernel for each shape
-GPU_TOKENS, GPU_REVIEWS = 512, 32  # the same, and at least
+GPU_TOKENS, GPU_REVIEWS = 512, 32  # on a GPU, T is a multiple; B a power of two, at least this
 NO_CLASS = -100  # cross_entropy ignores it
 TOGETHER = 512  # tokens of short reviews that a CPU attends to at once; more leave its caches
 # Where the encoder is. It needs a list `layer`, attention that calls AttentionInterface and passes
@@ -76,7 +76,7 @@ def add_layout(inputs, lengths):
 
 
 def in_one_row(model, reviews, classes):
-    """On a GPU: inputs and classes. Made-up reviews at the end fill up T and B."""
+    """On a GPU: inputs and classes. Made-up reviews round T and B up, so that few shapes occur."""
     lengths = list(map(len, reviews))
     filler = max(GPU_REVIEWS, 2 ** len(reviews).bit_length()) - len(reviews)
     spare = filler + -(sum(lengths) + filler) % GPU_TOKENS
