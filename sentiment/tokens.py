@@ -48,17 +48,16 @@ def write(file, tokenizer, texts, stop):
     head, chunk = numpy.zeros(len(texts) + 2, numpy.int64), 1000  # encodings take much memory
     dtype = numpy.uint16 if len(tokenizer) <= 2**16 else numpy.uint32
     file.write(head)
-    bar = tqdm(desc="tokenized", total=len(texts), **BAR)
-    for start in range(0, len(texts), chunk):
-        if stop:
-            raise Stopped(stop)
-        encodings = tokenizer(texts[start : start + chunk], truncation=True).encodings
-        ids = [encoding.ids for encoding in encodings]
-        file.write(numpy.fromiter(itertools.chain.from_iterable(ids), dtype))
-        head[start + 2 : start + 2 + len(ids)] = list(map(len, ids))
-        head[0] += sum(bool(encoding.overflowing) for encoding in encodings)
-        bar.update(len(ids))
-    bar.close()
+    with tqdm(desc="tokenized", total=len(texts), **BAR) as bar:
+        for start in range(0, len(texts), chunk):
+            if stop:
+                raise Stopped(stop)
+            encodings = tokenizer(texts[start : start + chunk], truncation=True).encodings
+            ids = [encoding.ids for encoding in encodings]
+            file.write(numpy.fromiter(itertools.chain.from_iterable(ids), dtype))
+            head[start + 2 : start + 2 + len(ids)] = list(map(len, ids))
+            head[0] += sum(bool(encoding.overflowing) for encoding in encodings)
+            bar.update(len(ids))
     head[1:] = head[1:].cumsum()
     file.seek(0)
     file.write(head)
