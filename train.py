@@ -112,7 +112,7 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
     max_tokens = checkpoint.load(run, step, *state)
     try:
         while True:
-            # Once per epoch; not used for model selection. Again on resuming: the log was cut.
+            # Once per epoch; not used for model selection. A resumed run repeats the last one.
             if step > 0 and step % steps_per_epoch == 0:
                 scores = evaluate(max_tokens, step == last_step)
                 log.evaluation(step, scores)
@@ -134,7 +134,7 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
             scalars = distributed.all_reduce_gradients(accelerator, parameters, loss, stop)
             norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
             optimizer.step()
-            loss, stopping, norm = torch.stack([*scalars, norm]).tolist()  # waits
+            loss, stopping, norm = torch.stack([*scalars, norm]).tolist()  # waits for a GPU
             check_finite(loss, norm, accelerator.scaler, step, [train_set.rows[i] for i in batch])
 
             entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": lr}
@@ -243,8 +243,7 @@ def main(argv=None):
         tokenizer, classifier, *source = load_model(args, labels)
     packing.install(device.place(classifier, accelerator.device), precision)
 
-    given = accelerator, precision, tokenizer, classifier, reviews, labels, source
-    run = describe(args, *given)
+    run = describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, source)
     accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
     hardware = f"{run.device}, processes {run.processes}, threads {run.threads}"
     accelerator.print(f"hardware  {hardware}, precision {precision}")
@@ -252,7 +251,7 @@ def main(argv=None):
     with stop_flag() as stop, folder.open_run(run, accelerator) as step:
         if step == folder.FINISHED:
             return accelerator.end_training()
-        # --- Tokenize and train. Nothing holds the texts from then on.
+        # --- Tokenize and train. The last references to the texts go: their file is unmapped.
         access.dataset.cache_clear()
         reviews["few"] = reviews["eval"].sample(LOGGED, args.seed)
         train_set, test_set, few = (

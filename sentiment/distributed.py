@@ -50,7 +50,7 @@ def broadcast(accelerator, number):  # 0 on the others
 
 
 def all_reduce_gradients(accelerator, parameters, loss, stop):
-    """Sum gradients (in place) and loss over the ranks. Returns a tensor: loss, ranks to stop."""
+    """Sum gradients (in place) and loss over the ranks. Returns a tensor: loss, stopping ranks."""
     for parameter in parameters:  # a rank without reviews adds zeros
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

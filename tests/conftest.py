@@ -40,7 +40,7 @@ def pytest_configure(config):
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a GPU, and `python -m pytest -m gpu`, which does not hide it")
+        pytest.skip("needs a GPU; other runs than `python -m pytest -m gpu` hide it")
 
 
 @pytest.fixture(scope="session")

@@ -543,16 +543,10 @@ def can_mount(folder):
 @pytest.mark.parametrize(
     ("trials", "count"), [("kills damage", 3), ("signals", 2), ("restarts", 1), ("disk", 2)]
 )
-@pytest.mark.skipif(
-    sys.platform != "linux",
-    reason="the trials fork with torch loaded and mount: only Linux does both",
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="the trials fork after importing torch")
 def test_a_short_run_of_each_trial(tmp_path, trials, count):
     if trials == "disk" and not can_mount(tmp_path):
-        pytest.skip(
-            "a full disk is a small one that is mounted, which takes root; the other trials do "
-            "without"
-        )
+        pytest.skip("mounts a small disk to fill it, which needs root")
     done = tiny.process(
         sys.executable, tiny.ROOT / "benchmarks" / "trials.py", *trials.split(), "--count", count
     )

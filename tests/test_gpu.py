@@ -43,7 +43,7 @@ def afterwards():
 
 def needs(precision):
     if precision not in device.precisions():
-        pytest.skip(f"{device.describe()} does not compute {precision}")
+        pytest.skip(f"{device.describe()} has no {precision} hardware; train.py refuses it there")
 
 
 @pytest.fixture(scope="module")
@@ -428,7 +428,8 @@ def test_train_evaluate_and_predict_agree_on_the_sample(tmp_path, precision):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    bool(os.environ.get("CUDA_VISIBLE_DEVICES")), reason="may give each process a GPU of its own"
+    bool(os.environ.get("CUDA_VISIBLE_DEVICES")),
+    reason="CUDA_VISIBLE_DEVICES is set: train.py then assumes that each process has its own GPU",
 )
 def test_more_processes_than_gpus_are_refused_in_one_line(tmp_path, calm, long_reviews):
     count = torch.cuda.device_count()
@@ -443,7 +444,7 @@ def test_more_processes_than_gpus_are_refused_in_one_line(tmp_path, calm, long_r
 @pytest.mark.slow
 def test_two_gpus_give_the_losses_of_one(tmp_path, calm, long_reviews):
     if torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
+        pytest.skip("compares one GPU with two; there is only one here")
     tiny.train(calm, long_reviews, tmp_path / "one", **SETTINGS)
     given = {"model_name_or_path": calm, "dataset_name": long_reviews, **SETTINGS}
     argv = tiny.flags(**given, output_dir=tmp_path / "two", mixed_precision="no")

@@ -144,7 +144,7 @@ def test_a_gpu_gets_each_token_with_its_position(tmp_path, kind, first):
 
 
 class Recorder:
-    """Stands in for torch.cuda.CUDAGraph and torch.cuda.graph on a CPU."""
+    """A fake of torch.cuda.CUDAGraph and torch.cuda.graph that counts captures and replays."""
 
     made, recording, pools = [], False, []
 

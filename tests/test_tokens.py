@@ -150,8 +150,8 @@ def test_a_signal_stops_and_leaves_no_file(cache, tokenizer):
     assert files_in(cache) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_only_one_process_tokenizes_and_all_map_its_file(cache, tokenizer, monkeypatch):
+def test_the_others_wait_for_the_one_that_tokenizes(cache, tokenizer, monkeypatch):
+    """In threads: the lock works between those as well."""
     calls, write = [], tokens.write
 
     def slow(*given):
@@ -172,8 +172,15 @@ def test_only_one_process_tokenizes_and_all_map_its_file(cache, tokenizer, monke
         thread.join()
     assert len(calls) == 1
     assert [lists(each) for each in found] == 4 * [lists(tokens.encode(tokenizer, TEXTS))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's maps in /proc")
+def test_the_file_is_mapped_not_read(cache, tokenizer):
+    encoded = tokens.encode_once(tokenizer, Texts(TEXTS), ())
     [name] = files_in(cache)
-    assert Path("/proc/self/maps").read_text().count(name) >= 4
+    assert name in Path("/proc/self/maps").read_text()
+    del encoded
+    assert name not in Path("/proc/self/maps").read_text()
 
 
 # --- Training on many reviews
@@ -209,6 +216,39 @@ def test_many_reviews_give_what_few_give(tmp_path, distilbert, reviews, held_out
     assert (few / "predictions.csv").read_text() == (many / "predictions.csv").read_text()
     scores = [tiny.read(folder, "metrics.json") for folder in (few, many)]
     assert {**scores[0], "command": None} == {**scores[1], "command": None}
+
+
+TWO_RANKS = """
+import os, sys
+import train
+from sentiment import data, tokens
+
+def counted(file, tokenizer, texts, stop):
+    if len(texts) > 1:  # one is the trial of the model
+        with open(os.environ["COUNT"], "a") as count:
+            count.write("x")
+    write(file, tokenizer, texts, stop)
+
+write, tokens.write = tokens.write, counted
+tokens.LARGE = data.LARGE = 10
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_tokenize_once(tmp_path, distilbert, reviews):
+    """The training and the test split; what is scored after an epoch is the same file."""
+    (tmp_path / "two.py").write_text(TWO_RANKS)
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, **SETTINGS}
+    argv = tiny.flags(**given, output_dir=tmp_path / "run")
+    environment = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(tiny.ROOT)}
+    environment["COUNT"] = str(tmp_path / "count")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    two = [*torchrun, "--nproc-per-node", 2, tmp_path / "two.py"]
+    done = tiny.process(*two, *argv, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "count").read_text() == "xx"
+    assert tiny.read(tmp_path / "run", "run.json")["processes"] == 2
 
 
 def test_sampled_rows_are_refused_once_the_data_changed(

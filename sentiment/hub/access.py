@@ -36,7 +36,8 @@ def connect(*names):
 def hub_answers():
     try:
         return get_session().head(constants.ENDPOINT).status_code < 500
-    except Exception:  # no route, no address, a bad HF_ENDPOINT: they have no type in common
+    # Whatever fails means offline. DNS, TLS, proxies and a bad HF_ENDPOINT share no error type.
+    except Exception:
         return False
 
 
