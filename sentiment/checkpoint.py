@@ -7,7 +7,6 @@ identity and machine. Data order, learning rate and dropout follow from the sett
 """
 
 import json
-from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -36,8 +35,6 @@ def newest(folder, run):
 
     RunError: all are damaged; UserError: other settings, or an older version.
     """
-    for stale in (folder / FOLDER).glob(".tmp-*"):
-        files.remove(stale)
     found = paths(folder)
     for i, path in enumerate(found):
         if path.is_dir():
@@ -61,11 +58,10 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
 
     OSError or RunError, for example on a full disk, leaves the earlier ones.
     """
-    folder, world_size = Path(run.settings["output_dir"]), accelerator.num_processes
-    budgets = torch.zeros(world_size, dtype=torch.int64, device=accelerator.device)
+    budgets = torch.zeros(accelerator.num_processes, dtype=torch.int64, device=accelerator.device)
     budgets[accelerator.process_index] = max_tokens
     budgets = distributed.all_reduce(accelerator, budgets).tolist()
-    if accelerator.is_main_process and not paths(folder, step):
+    if accelerator.is_main_process and not paths(run.folder, step):
         tensors = {}
         for name, parameter in classifier.named_parameters():
             tensors[f"model/{name}"] = parameter.detach().contiguous()
@@ -81,12 +77,11 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
             "machine": run.machine(),
             "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
         }
-        files.sync(folder / "log.jsonl")  # the log must reach the newest checkpoint
-        write(folder / FOLDER / f"step-{step:08d}", tensors, state)
-    distributed.barrier(accelerator)
-    if accelerator.is_main_process:
-        for old in paths(folder)[KEPT:]:
+        files.sync(run.folder / "log.jsonl")  # the log must reach the newest checkpoint
+        write(run.folder / FOLDER / f"step-{step:08d}", tensors, state)
+        for old in paths(run.folder)[KEPT:]:
             files.remove(old)
+    distributed.barrier(accelerator)
 
 
 def write(path, tensors, state):
@@ -104,7 +99,7 @@ def load(run, step, accelerator, classifier, optimizer):
     asked = run.settings["max_tokens_per_device"]
     if not step:
         return asked
-    [path] = paths(Path(run.settings["output_dir"]), step)
+    [path] = paths(run.folder, step)
     state, parameters = header(path), dict(classifier.named_parameters())
     tensors = parameters | dict(classifier.named_buffers())
     with safe_open(path, "pt") as file, torch.no_grad():

@@ -32,17 +32,15 @@ def peer_lost():
         raise RunError("another process exited; see its output for the reason") from error
 
 
+@peer_lost()
 def barrier(accelerator):
-    with peer_lost():
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
 
 
+@peer_lost()
 def all_reduce(accelerator, tensor):
     """The sum of a tensor over all ranks, on every rank."""
-    if accelerator.num_processes == 1:
-        return tensor
-    with peer_lost():
-        return accelerator.reduce(tensor, "sum")
+    return tensor if accelerator.num_processes == 1 else accelerator.reduce(tensor, "sum")
 
 
 def broadcast(accelerator, number):  # 0 on the others
@@ -57,10 +55,9 @@ def all_reduce_gradients(accelerator, parameters, loss, stop):
     scalars = torch.stack([loss, torch.full_like(loss, bool(stop))])
     if accelerator.num_processes == 1:
         return scalars
-    gradients = [parameter.grad for parameter in parameters]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), scalars])
-    sizes = [gradient.numel() for gradient in gradients] + [2]
-    *sums, scalars = all_reduce(accelerator, flat).split(sizes)
-    for gradient, total in zip(gradients, sums, strict=True):
-        gradient.copy_(total.view_as(gradient))
+    tensors = [*(parameter.grad for parameter in parameters), scalars]
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    sums = all_reduce(accelerator, flat).split([tensor.numel() for tensor in tensors])
+    for tensor, total in zip(tensors, sums, strict=True):
+        tensor.copy_(total.view_as(tensor))
     return scalars

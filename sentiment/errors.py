@@ -12,8 +12,6 @@ class UserError(Exception):
 class RunError(Exception):
     """A failure while running, such as a loss that is not finite."""
 
-    code = 1
-
 
 class Stopped(BaseException):
     """The job was asked to stop, for example by a scheduler. Exit code 143, or 130 for Ctrl-C.
@@ -24,11 +22,11 @@ class Stopped(BaseException):
     def __init__(self, received=()):
         by = signal.Signals(received[0]).name if received else "a peer's signal"
         super().__init__(f"stopped by {by}")
-        self.code = 130 if received and received[0] == signal.SIGINT else 143
+        self.code = 130 if by == "SIGINT" else 143
 
 
 def is_out_of_memory(error):
-    """Whether a RuntimeError or MemoryError says that a GPU's memory or the machine's ran out."""
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
     texts = "out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 

@@ -28,15 +28,15 @@ def roc_auc(auc, positives, negatives):
     """For the area under the ROC curve: method 5 of Newcombe (2006, Statistics in Medicine 25)."""
     half = (positives + negatives) / 2 - 1
 
-    def too_far(t):  # by more than 1.96 of its own standard errors
-        spread = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
-        return abs(t - auc) > Z * math.sqrt(t * (1 - t) * spread / (positives * negatives))
-
-    def limit(outside):
+    def limit(outside):  # where `auc` is 1.96 standard errors away, by bisection
         inside = auc
-        for _ in range(60):  # bisection
-            middle = (inside + outside) / 2
-            inside, outside = (inside, middle) if too_far(middle) else (middle, outside)
+        for _ in range(60):
+            t = (inside + outside) / 2
+            spread = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
+            if abs(t - auc) > Z * math.sqrt(t * (1 - t) * spread / (positives * negatives)):
+                outside = t
+            else:
+                inside = t
         return inside
 
     return limit(0.0), limit(1.0)
@@ -44,16 +44,16 @@ def roc_auc(auc, positives, negatives):
 
 def mean(limits):
     """For a macro average: the averages of the limits, which is conservative."""
-    lows, highs = zip(*limits, strict=True)
-    return sum(lows) / len(lows), sum(highs) / len(highs)
+    return tuple(sum(ends) / len(ends) for ends in zip(*limits, strict=True))
 
 
 def paired_difference(only_first, only_second, reviews):
     """For the difference of two accuracies on the same reviews: Bonett and Price (2012, Journal of
     Educational and Behavioral Statistics 37). only_first: reviews that only one got right.
     """
-    p, q = (only_first + 1) / (reviews + 2), (only_second + 1) / (reviews + 2)
-    half = Z * math.sqrt((p + q - (p - q) ** 2) / (reviews + 2))
+    n = reviews + 2
+    p, q = (only_first + 1) / n, (only_second + 1) / n
+    half = Z * math.sqrt((p + q - (p - q) ** 2) / n)
     return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 

@@ -82,14 +82,18 @@ class Run:
             raise UserError(f"{folder}: run.json is damaged, or its run unfinished") from None
         return run
 
+    @property
+    def folder(self):
+        return Path(self.settings["output_dir"])
+
     def check_types(self):
         """Raise unless the fields that evaluate.py computes with have their types."""
-        get, commits = self.settings.get, self.commits
+        get = self.settings.get
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
         expected = {
             str: [*map(get, names), *self.labels, *self.command],
             int: [*map(get, ("seed", "max_train_samples", "max_eval_samples"))],
-            str | None: [commits["model"], commits["dataset"]],
+            str | None: [self.commits["model"], self.commits["dataset"]],
             int | float: [self.seconds],
             dict: [self.versions],
         }
@@ -97,9 +101,8 @@ class Run:
             expected[str] += [each["split"], each["sha256"]]
             rows = [] if isinstance(each["rows"], str) else each["rows"]
             expected[int] += [*rows, each.get("reviews", 0)]
-        if not all(isinstance(value, kind) for kind in expected for value in expected[kind]):
-            raise TypeError
-        if min(expected[int]) < 0:
+        typed = all(isinstance(value, kind) for kind in expected for value in expected[kind])
+        if not typed or min(expected[int]) < 0:
             raise ValueError
         Path(get("dataset_name")).resolve()  # ValueError for a null byte
 
@@ -115,17 +118,15 @@ class Run:
 
     def machine(self):
         """What else bit-identity depends on."""
-        hardware = {"device": self.device, "processes": self.processes, "threads": self.threads}
-        return hardware | self.versions
+        hardware = "device", "processes", "threads"
+        return {name: getattr(self, name) for name in hardware} | self.versions
 
     def check_resumes(self, was):
         """Raise UserError unless this run may continue one with the identity `was`."""
-        now = self.identity()
-        contents = {name: now.pop(name) for name in ("dataset_name", "model_name_or_path")}
-        changed = differences(now, was)
-        if not changed:  # another seed, for example, explains other reviews by itself
-            other = [name for name in contents if contents[name] != was.get(name)]
-            changed = [f"{name} {self.settings[name]} (contents differ)" for name in other]
-        if changed:
+        now, contents = self.identity(), ("dataset_name", "model_name_or_path")
+        other = [name for name in contents if now.pop(name) != was.get(name)]
+        other = [f"{name} {self.settings[name]} (contents differ)" for name in other]
+        # Another seed, for example, explains other reviews by itself.
+        if changed := differences(now, was) or other:
             differ = f"settings differ from the run's: {', '.join(changed)}"
             raise UserError(f"--resume: {differ}; use a new --output_dir")

@@ -209,7 +209,9 @@ def test_a_signal_ends_a_run_as_preempted_with_143(tmp_path, capfd, name):
     @script
     def main(argv):
         settings = {"overwrite_output_dir": False, "resume": False, "output_dir": tmp_path / "run"}
-        run = SimpleNamespace(settings=settings, write=lambda folder: None)
+        settings |= {"model_name_or_path": "a model", "dataset_name": "reviews"}
+        given = {"settings": settings, "folder": tmp_path / "run"}
+        run = SimpleNamespace(**given, write=lambda folder: None)
         accelerator = SimpleNamespace(is_main_process=True, num_processes=1, device="cpu")
         with run_folder.open_run(run, accelerator):
             os.kill(os.getpid(), getattr(signal, name))

@@ -1,14 +1,13 @@
 """Baselines that the model must beat, trained on the same reviews."""
 
-import numpy
+import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
+from torch.nn.functional import one_hot
 
-from sentiment import intervals
-from sentiment.metrics import MACRO, averaged
+from sentiment import intervals, metrics
 
 WORDS = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
 BASELINES = {
@@ -22,18 +21,18 @@ def compare(train_texts, train_labels, test_texts, test_labels, predictions, nam
 
     difference: the model's accuracy minus the baseline's.
     """
-    labels, result = numpy.asarray(test_labels), {}
-    model_right = numpy.asarray(predictions) == labels
+    labels, n, result = torch.as_tensor(test_labels), len(test_labels), {}
+    model_right = predictions == labels
     for name, baseline in BASELINES.items():
-        guesses = baseline.fit(train_texts, train_labels).predict(test_texts)
+        guesses = torch.as_tensor(baseline.fit(train_texts, train_labels).predict(test_texts))
+        scores = metrics.score(one_hot(guesses, len(names)), labels, names)
         right = guesses == labels
         model_only = int((model_right & ~right).sum())
         other_only = int((right & ~model_right).sum())
-        limits = intervals.paired_difference(model_only, other_only, len(labels))
         result[name] = {
-            "accuracy": float(right.mean()),
-            "f1": float(f1_score(labels, guesses, labels=averaged(names), **MACRO)),
-            "difference": (model_only - other_only) / len(labels),
-            "difference_interval": limits,
+            "accuracy": scores["accuracy"],
+            "f1": scores["f1"],
+            "difference": (model_only - other_only) / n,
+            "difference_interval": intervals.paired_difference(model_only, other_only, n),
         }
     return result

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -12,14 +12,14 @@ from sentiment.report import table
 from sentiment.run import command
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-EXAMPLES = ["A gripping, funny film.", "Two hours I will never get back."]
+EXAMPLES = [{"text": "A gripping, funny film."}, {"text": "Two hours I will never get back."}]
 APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
 
 
 def public(word):
     """An argument without private folders: ../data.csv becomes data.csv."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    path = PurePath(value)
+    path = Path(value)
     private = path.is_absolute() or ".." in path.parts or value.startswith("~")
     return flag + equals + (path.name if private else value)
 
@@ -42,10 +42,9 @@ def write_results(folder, run, scores):
 
 
 def model_card(run, scores):
-    """The card as text. run: None if train.py did not make the model."""
-    folder = public(run.settings["output_dir"]) if run else "model"
-    where = scores.get("hub_model_id") or folder
-    name = PurePath(where).name
+    """The card as text. run: None for a pushed model that train.py did not make."""
+    where = scores.get("hub_model_id") or public(run.settings["output_dir"])
+    name = Path(where).name
     commands = [map(public, run.command), scores["command"]] if run else []
     card = ModelCard.from_template(
         metadata(name, run, scores),
@@ -55,8 +54,8 @@ def model_card(run, scores):
         scores=scores,
         where=where,
         commands=dict.fromkeys(map(shlex.join, commands)),
-        figures=[name for name in FIGURES if scores[name] is not None],
-        public=lambda value: public(str(value)),
+        figures=FIGURES,
+        public=public,
         table=table,
         text=text,
     )
@@ -64,18 +63,19 @@ def model_card(run, scores):
 
 
 def metadata(name, run, scores):
-    base = run.settings["model_name_or_path"] if run and run.commits["model"] else None
-    trained_on = run.settings["dataset_name"] if run and run.commits["dataset"] else None
+    commits = run.commits if run else {}
+    base = commits.get("model") and run.settings["model_name_or_path"]
+    trained_on = commits.get("dataset") and [run.settings["dataset_name"]]
     metrics = [metric for metric in PUBLISHED if scores[metric] is not None]
     dataset = scores["dataset"]
-    of = {"dataset_type": dataset, "dataset_name": PurePath(dataset).name}
+    of = {"dataset_type": dataset, "dataset_name": Path(dataset).name}
     of |= {"dataset_split": scores["split"], "dataset_revision": scores["dataset_commit"]}
     of |= {"task_type": "text-classification"}
     return ModelCardData(
         model_name=name,
         eval_results=[EvalResult(metric_type=m, metric_value=scores[m], **of) for m in metrics],
         base_model=base,
-        datasets=trained_on and [trained_on],
+        datasets=trained_on,
         language="en" if dataset in ("stanfordnlp/imdb", "imdb") else None,
         library_name="transformers",
         license="apache-2.0" if base in APACHE else "other",
@@ -83,5 +83,5 @@ def metadata(name, run, scores):
         metrics=metrics,
         pipeline_tag="text-classification",
         tags=["sentiment-analysis"],
-        widget=[{"text": example} for example in EXAMPLES],
+        widget=EXAMPLES,
     )

@@ -8,8 +8,6 @@ from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocC
 from sentiment import intervals
 from sentiment.metrics import averaged, reliability_bins
 
-DIAGONAL = {"color": "#999999", "linestyle": "--"}
-
 
 def draw(folder, scores, logits, labels, log):
     """Write the plots into `folder`; returns {file name: caption}."""
@@ -37,17 +35,16 @@ def confusion(axes, scores, *_):
 
 def curves(axes, scores, probabilities, labels, _):
     names = scores["labels"]
-    for i in averaged(names) or range(len(names)):
+    for i in averaged(names):
         is_class = labels == i
-        if is_class.any() and not is_class.all():  # no curve without both kinds
-            given = {"y_true": is_class, "y_score": probabilities[:, i], "name": names[i]}
-            RocCurveDisplay.from_predictions(**given, ax=axes[0])
-            PrecisionRecallDisplay.from_predictions(**given, ax=axes[1])
-    axes[0].plot([0, 1], [0, 1], **DIAGONAL)
+        if len(is_class.unique()) == 2:  # no curve without both kinds
+            for display, ax in zip((RocCurveDisplay, PrecisionRecallDisplay), axes, strict=True):
+                display.from_predictions(is_class, probabilities[:, i], name=names[i], ax=ax)
+    axes[0].plot([0, 1], [0, 1], "--", color="0.6")
 
 
 def reliability(axes, scores, probabilities, labels, _):
-    axes.plot([0, 1], [0, 1], **DIAGONAL)
+    axes.plot([0, 1], [0, 1], "--", color="0.6")
     for x, y, reviews in reliability_bins(probabilities, labels):
         axes.plot([x, x], intervals.wilson(round(y * reviews), reviews), color="tab:blue")
         axes.plot(x, y, "o", color="tab:blue")
@@ -62,6 +59,6 @@ def training(axes, *given):
     axes.plot(steps, losses, ".", alpha=0.3)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     right = axes.twinx()
-    right.plot(steps, rates, color="tab:red", linestyle=":")
+    right.plot(steps, rates, ":", color="tab:red")
     right.set(ylabel="learning rate (dotted)", ylim=(0, None))
     right.yaxis.set_major_formatter("{x:.1e}")

@@ -1,7 +1,7 @@
 """The metrics as lines for a terminal; the model card uses some of them."""
 
 from sentiment import intervals
-from sentiment.metrics import FIGURES, positive_class
+from sentiment.metrics import FIGURES, LOSSES, averaged
 
 FORMATS = {float: ".4f", int: ",", str: ""}
 
@@ -9,9 +9,10 @@ FORMATS = {float: ".4f", int: ",", str: ""}
 def table(metrics):
     names = metrics["labels"]
     width = max(20, *(len(name) + 11 for name in names))
-    about = f"of {names[positive_class(names)]!r}" if len(names) == 2 else "mean over classes"
-    notes = dict.fromkeys(("f1", "precision", "recall"), about)
-    notes |= dict.fromkeys(("loss", "calibration_error", "brier_score"), "0 is best")
+    first, *others = averaged(names)
+    about = "mean over classes" if others else f"of {names[first]!r}"
+    keys = "reviews", "f1", "precision", "recall"
+    notes = dict.fromkeys(keys, about) | dict.fromkeys(LOSSES, "0 is best")
 
     def row(name, *cells, size=10):
         shown = (format(cell, FORMATS[type(cell)]).rjust(size) for cell in cells)
@@ -23,7 +24,6 @@ def table(metrics):
         if value is None:
             value, note = "-", "a class has no review"
         lines += [f"{row(name, value)}  {interval(metrics, name):<18}{note}".rstrip()]
-    keys = "reviews", "f1", "precision", "recall"
     lines += ["", row("class", *keys)]
     for name, scores in metrics["per_class"].items():
         lines += [row(name, *map(scores.get, keys))]
@@ -51,9 +51,9 @@ def difference(baseline):
 
 def limits(metrics):
     low, high = metrics["intervals"]["accuracy"]
-    apart = 100 * intervals.least_difference((low + high) / 2, metrics["reviews"])
-    n = f"{metrics['reviews']:,}"
+    n = metrics["reviews"]
+    apart = 100 * intervals.least_difference((low + high) / 2, n)
     return (
-        f"Accuracy on {n} reviews is between {low:.1%} and {high:.1%} (95% CI).\n"
-        f"A model scored on {n} others must differ by about {apart:.1f} points for significance."
+        f"Accuracy on {n:,} reviews is between {low:.1%} and {high:.1%} (95% CI).\n"
+        f"A model scored on {n:,} others must differ by about {apart:.1f} points for significance."
     )

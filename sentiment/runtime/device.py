@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import sys
 
 import torch
 
@@ -18,14 +17,14 @@ def pick_device():
 
 def set_up():
     """Use this process's share of the cores, and keep freed memory."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):  # by default, 20% of a step fills new memory with zeros
+    if platform.libc_ver()[0] == "glibc":  # by default, 20% of a step fills new memory with zeros
+        libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block comes from mmap
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: free memory stays
     # Launchers set OMP_NUM_THREADS=1 unless the user chose.
-    launchers = "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"
+    launched = os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
     chosen = os.environ.get("OMP_NUM_THREADS")
-    if chosen is None or (chosen == "1" and any(name in os.environ for name in launchers)):
+    if chosen is None or (launched and chosen == "1"):
         linux = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
@@ -45,24 +44,25 @@ def place(model, device):
 
 def precisions():
     """Precisions that the device computes natively, the best last: "no" (fp32), "fp16", "bf16"."""
-    device = pick_device()
-    if device.type == "cuda":
+    kind = pick_device().type
+    if kind == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return ["no", "fp16", "bf16"] if bf16 else ["no", "fp16"]
-    bf16 = device.type == "cpu" and any(map(torch.cpu.get_capabilities().get, BF16))
+    bf16 = kind == "cpu" and any(map(torch.cpu.get_capabilities().get, BF16))
     return ["no", "bf16"] if bf16 else ["no"]
 
 
 def pick_precision(requested="auto"):
     """One of `precisions`. "auto": the launcher's unless "no", else the best. UserError."""
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" also if it was told nothing
-    flag, wanted = "--mixed_precision", requested
+    possible = precisions()
     if requested == "auto":
-        flag, wanted = "the launcher's mixed_precision", told if told != "no" else precisions()[-1]
-    if wanted not in precisions():
-        possible = f"{describe()} supports {', '.join(precisions())} (no: fp32)"
-        raise UserError(f"{flag} {wanted}: {possible}; drop it for the best")
-    return wanted
+        told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # also if it was told nothing
+        requested = possible[-1] if told == "no" else told
+    if requested not in possible:
+        supported = f"{describe()} supports {', '.join(possible)} (no: fp32)"
+        way = "drop it, here or in the launcher, for the best"
+        raise UserError(f"--mixed_precision {requested}: {supported}; {way}")
+    return requested
 
 
 def describe():

@@ -1,6 +1,5 @@
 """How a script ends: exit codes, one line for every failure, signals."""
 
-import functools
 import os
 import signal
 import sys
@@ -16,14 +15,13 @@ SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1
 def script(main):
     """Make `main(argv=None)` end with an exit code, and one line on stderr unless it is a bug."""
 
-    @functools.wraps(main)
     def run(argv=None):
         handle_signals(stop)
         try:
             return main(argv)
-        except (UserError, RunError, Stopped) as error:
+        except (UserError, Stopped) as error:
             message, code = error, error.code
-        except OSError as error:
+        except (RunError, OSError) as error:
             message, code = error, 1
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -47,18 +45,17 @@ def stop(number, frame):
 
 
 def handle_signals(handler):
-    if threading.current_thread() is not threading.main_thread():
-        return {}  # Python allows it in the main thread only
-    return {number: signal.signal(number, handler) for number in SIGNALS}
+    if threading.current_thread() is threading.main_thread():  # Python allows it there only
+        for number in SIGNALS:
+            signal.signal(number, handler)
 
 
 @contextmanager
 def stop_flag():
     """A list of the signals received within the block; later ones do not disturb shutdown."""
     received = []
-    before = handle_signals(lambda number, frame: received.append(number))
+    handle_signals(lambda number, frame: received.append(number))
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if received else handler)
+        handle_signals(signal.SIG_IGN if received else stop)

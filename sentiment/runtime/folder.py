@@ -2,6 +2,7 @@
 
 import json
 import os
+from argparse import Namespace
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,35 +22,27 @@ FINISHED = -1
 
 def check(args):
     """train.py's --output_dir. Raises UserError if the run may not write there."""
-    folder = Path(args.output_dir)
+    folder, names = Path(args.output_dir), (checkpoint.FOLDER, *RECORDS, *MODEL)
     check_writable(folder)
-    check_unused(folder, args.overwrite_output_dir, args.resume)
-    for name in (args.model_name_or_path, args.dataset_name):
-        path = Path(name)
-        if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
-            refuse(folder, f"contains {name}")
+    held = next((name for name in names if (folder / name).exists()), None)
+    resumes = args.resume and held in (checkpoint.FOLDER, "status.json")
+    if held and not args.overwrite_output_dir and not resumes:
+        way = "choose another folder, or add --resume or --overwrite_output_dir"
+        refuse(folder, f"already holds {held}", way)
+    for path in map(Path, (args.model_name_or_path, args.dataset_name)):
+        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+            refuse(folder, f"contains {path}")
     return folder
 
 
 def check_writable(folder):
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        refuse(folder, f"{there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        refuse(folder, f"{there} cannot be written to")
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        refuse(folder, f"{there} is not a folder, or not writable")
 
 
-def check_unused(folder, overwrite, resume):
-    """Raise UserError if `folder` holds a run or a model, unless a flag allows it."""
-    names = checkpoint.FOLDER, *RECORDS, *MODEL
-    held = next((name for name in names if (folder / name).exists()), None)
-    if held and not overwrite and not (resume and held in (checkpoint.FOLDER, "status.json")):
-        refuse(folder, f"already holds {held}", ", or add --resume or --overwrite_output_dir")
-
-
-def refuse(folder, reason, other_ways=""):
-    way = f"choose another folder{other_ways}"
-    raise UserError(f"--output_dir {folder}: {reason}; {way}") from None
+def refuse(folder, reason, way="choose another folder"):
+    raise UserError(f"--output_dir {folder}: {reason}; {way}")
 
 
 @contextmanager
@@ -63,9 +56,8 @@ def locked(folder):
     try:
         yield
     finally:
-        if os.name != "nt":  # where an open file cannot be removed
-            with suppress(OSError):  # a read-only folder: the first error says more
-                (folder / ".lock").unlink()
+        with suppress(OSError):  # Windows cannot; in a read-only folder, the first error says more
+            (folder / ".lock").unlink()
         lock.release()
 
 
@@ -78,18 +70,23 @@ def open_run(run, accelerator):
     if not accelerator.is_main_process:
         yield distributed.broadcast(accelerator, 0)
         return
-    folder, resume, step = Path(run.settings["output_dir"]), run.settings["resume"], 0
+    folder, args, step = run.folder, Namespace(**run.settings), 0
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        check_unused(folder, run.settings["overwrite_output_dir"], resume)
-        if resume and (files.read_json(folder / "status.json") or {}).get("status") == "finished":
+        check(args)  # again: another run may have come before
+        for stale in (*folder.glob(".tmp-*"), *folder.glob(f"{checkpoint.FOLDER}/.tmp-*")):
+            files.remove(stale)
+        if (
+            args.resume
+            and (files.read_json(folder / "status.json") or {}).get("status") == "finished"
+        ):
             if before := Run.read(folder):
                 run.check_resumes(before.identity())
             files.remove(folder / checkpoint.FOLDER)  # a kill may have left it
             print(f"the run in {folder} is already finished")
             yield distributed.broadcast(accelerator, FINISHED)
             return
-        if resume:
+        if args.resume:
             step = checkpoint.newest(folder, run)
             print(f"resume    after step {step}" if step else "resume    no checkpoint yet")
         write_status(folder, "running")
@@ -107,15 +104,13 @@ def open_run(run, accelerator):
 
 def clear(folder, step):
     """Clear the folder for a new run, or truncate the log to a resumed `step`."""
-    for path in folder.glob(".tmp-*"):
-        files.remove(path)
-    if step:  # the evaluation after this step is made again
-        kept = [entry for entry in read_log(folder) if entry["step"] < step + ("loss" in entry)]
-        lines = "".join(json.dumps(entry) + "\n" for entry in kept)
-        files.write_text(folder / "log.jsonl", lines)
+    if not step:
+        for name in (checkpoint.FOLDER, "trackers", *RECORDS[1:], *MODEL, *PICTURES):
+            files.remove(folder / name)
         return
-    for name in (checkpoint.FOLDER, "trackers", *RECORDS[1:], *MODEL, *PICTURES):
-        files.remove(folder / name)
+    # The evaluation after this step is made again.
+    kept = [entry for entry in read_log(folder) if entry["step"] < step + ("loss" in entry)]
+    files.write_text(folder / "log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in kept))
 
 
 def write_status(folder, status, **more):

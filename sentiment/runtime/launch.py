@@ -6,13 +6,10 @@ from os import environ
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType
+from accelerate.tracking import get_available_trackers
 
 from sentiment.errors import RunError, UserError, first_line
 from sentiment.runtime import device
-from sentiment.runtime.log import pick_tracker
-
-TIMEOUT = timedelta(hours=2)  # the main process may have a model to download
 
 
 def check_gpus():
@@ -36,6 +33,9 @@ def start(precision, tracker="none", folder=None):
         if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             raise UserError("srun alone does not connect processes; use cluster/train.sbatch")
     check_gpus()
+    trackers = ["none", *map(str, get_available_trackers())]
+    if tracker not in trackers:
+        raise UserError(f"--report_to {tracker}: choose from {', '.join(trackers)}")
     # torchrun (2.13) keeps one store for all attempts; processes restarted here need a new one.
     attempt = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if attempt and environ["LOCAL_WORLD_SIZE"] == environ["WORLD_SIZE"]:
@@ -45,13 +45,13 @@ def start(precision, tracker="none", folder=None):
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=precision,
-            log_with=pick_tracker(tracker),
+            log_with=None if tracker == "none" else tracker,
             project_dir=folder,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # for downloads
         )
     except RuntimeError as error:
         raise RunError(f"could not connect the processes: {first_line(error)}") from error
     device.set_up()  # after Accelerate, which sets the threads as well
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if accelerator.distributed_type in ("FSDP", "DEEPSPEED"):
         raise UserError(f"{accelerator.distributed_type.value} is not supported; use MULTI_GPU")
     return accelerator
