@@ -6,6 +6,7 @@ import hashlib
 import random
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 
 @functools.lru_cache(maxsize=1)  # asked for in every step
@@ -24,8 +25,6 @@ def global_batch(position, batch_size, size, seed, epoch):
 
 def share(batch, lengths, rank, world_size):
     """The part of a global batch that one rank computes, balanced by tokens; it may be empty."""
-    if world_size == 1:
-        return batch
     shares, tokens = [[] for _ in range(world_size)], [0] * world_size
     for review in sorted(batch, key=lambda i: -lengths[i]):  # the longest first
         least = tokens.index(min(tokens))
@@ -51,15 +50,14 @@ def micro_batches(reviews, lengths, max_tokens, padded):
     return groups
 
 
-def pad(ids, pad_token_id, device):
+def pad(ids, pad_token_id, device, side="right"):
     """Token ids of B reviews -> the model's inputs: input_ids and attention_mask, int64 [B, L]."""
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_token_id)
-    lengths = torch.tensor([len(review) for review in ids])
-    mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+    padded = pad_sequence(ids, batch_first=True, padding_value=pad_token_id, padding_side=side)
+    mask = pad_sequence(list(map(torch.ones_like, ids)), batch_first=True, padding_side=side)
     return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
 
 
 def dropout_seed(seed, step, rank):
     """Seed of torch's generators for one step on one rank."""
     # Hashed: torch's CPU generator uses only 32 bits of its seed; packed numbers would collide.
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:4], "big")
+    return int(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).hexdigest()[:8], 16)

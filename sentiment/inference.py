@@ -26,7 +26,8 @@ def passes(model, ids, chosen, max_tokens, labels=None):
         if packed and model.device.type != "cpu":
             yield group, *packing.in_one_row(model, reviews, classes)
             continue
-        inputs = batches.pad(reviews, model.pad_token_id, model.device)
+        side = getattr(model, "padding_side", "right")  # trial.check sets it
+        inputs = batches.pad(reviews, model.pad_token_id, model.device, side)
         if packed:
             inputs = packing.add_layout(inputs, [lengths[i] for i in group])
         yield group, inputs, torch.tensor(classes, device=model.device)

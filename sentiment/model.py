@@ -73,7 +73,9 @@ def read_breaks_as_spaces(tokenizer):
 def agree(tokenizer, classifier):
     """Fit the tokenizer's limit to the model, and the model's padding to the tokenizer."""
     classifier.pad_token_id = tokenizer.pad_token_id  # for inference.passes
-    if positions := getattr(classifier.config, "max_position_embeddings", None):
+    if classifier.config.pad_token_id is None:  # GPT-2's head reads the last token before padding
+        classifier.config.pad_token_id = tokenizer.pad_token_id
+    if (positions := getattr(classifier.config, "max_position_embeddings", 0)) > 0:  # XLNet: -1
         modules = classifier.named_modules()
         tables = (module for name, module in modules if name.endswith("position_embeddings"))
         padding = getattr(next(tables, None), "padding_idx", None)

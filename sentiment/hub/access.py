@@ -1,19 +1,26 @@
 """Reading from the Hub, or from its cache if the Hub does not answer."""
 
-import functools
 import os
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants, get_session, is_offline_mode
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging
 
 from sentiment.errors import UserError, first_line
 
 PROBE_SECONDS = 3  # without an answer, the Hub is offline
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (hf.co/settings/tokens)"
+HINTS = {  # what to do about errors of the readers
+    "codec can't decode": "save it as UTF-8",
+    "EOF inside string": "a quote opens there that is never closed",
+    "fields in line": "quote texts that hold the separator",
+}
+FILE = r"(?i).*\.(csv|tsv|txt|jsonl?|ndjson|parquet|arrow|xlsx?|gz|zip|tar|bin|safetensors)"
 
 logging.set_verbosity_error()
 
@@ -23,11 +30,10 @@ def connect(*names):
 
     If the Hub does not answer, the cache is used; the libraries would retry for over a minute.
     """
-    ids = [name for name in names if not Path(name).exists()]
+    ids = [name for name in names if not name or not Path(name).exists()]
     for name in ids:
-        possible = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)
-        if not possible or name.endswith((".csv", ".jsonl", ".parquet", ".gz")):
-            raise UserError(f"{name}: no such file or folder")
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or re.fullmatch(FILE, name):
+            raise UserError(f"{name or 'empty name'}: no such file or folder")
     if ids and not is_offline_mode() and not any(with_timeout(hub_answers)):
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries imported later
         constants.HF_HUB_OFFLINE = True
@@ -55,6 +61,8 @@ def with_timeout(ask):
 
 def snapshot(name, revision, patterns):
     """The folder of a model in the cache. Raises UserError."""
+    if not is_offline_mode():
+        check_cache(constants.HF_HUB_CACHE, "HF_HUB_CACHE")
     try:
         download = huggingface_hub.snapshot_download
         return Path(download(name, revision=revision, allow_patterns=patterns))
@@ -63,42 +71,46 @@ def snapshot(name, revision, patterns):
 
 
 def quiet_datasets():
-    """The datasets library, to be imported after `connect`."""
+    """The datasets library, to be imported after `connect`. Raises UserError."""
     import datasets
 
+    check_cache(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE")
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     return datasets
 
 
-@functools.cache  # one call for each split
-def dataset(name):
-    """{split: datasets.Dataset} of a data set on the Hub. UserError, OSError."""
-    datasets = quiet_datasets()
-    failure = datasets.exceptions.DatasetGenerationError
-    try:
-        return datasets.load_dataset(name)
-    except (failure, HTTPError, OSError, RuntimeError, ValueError) as error:
-        cause = error.__cause__ or error
-        if type(cause) is OSError:  # for example a full disk
-            raise cause from None
-        raise unavailable(name, cause) from error
-
-
-def commit_of(name, folder=None):
-    """The commit of a model in its `folder`, or of a data set; None for local files."""
-    if Path(name).exists():
-        return None
-    if folder is None:
-        files = next(iter(dataset(name).values())).cache_files
-        folder = Path(files[0]["filename"]).parent if files else None
-    return folder and folder.name  # the cache names its folders so
+def check_cache(folder, variable):
+    with suppress(OSError):  # the next line says more
+        os.makedirs(folder, exist_ok=True)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        variable = variable if variable in os.environ else "HF_HOME"
+        raise UserError(f"the cache {folder} cannot be written; set {variable} to another folder")
 
 
 def unavailable(name, error):
-    """A UserError that says why `name` cannot be loaded and what to do."""
-    if Path(name).exists() or not is_offline_mode():
-        return UserError(f"{name}: cannot be loaded: {first_line(error)}")
-    why = f"{constants.ENDPOINT} does not answer or HF_HUB_OFFLINE is set"
-    way = "give a folder, such as those in sample/, or load it once with a network"
-    return UserError(f"{name}: not a folder here, not in the cache, and {why}; {way}")
+    """A UserError that says why a model or data `name` cannot be loaded, and what to do."""
+    # datasets starts with a sentence that says nothing, and the Hub's own message comes last.
+    text = re.sub(r"An error occurred while generating the dataset\n", "", str(error))
+    reason = getattr(error, "server_message", None) or first_line(text or error)
+    local = Path(name).exists()
+    listed = re.search(r"[Aa]vailable.*?\[(.+)\]|in the cache: (.+)", str(error))
+    if listed and not local:
+        configs = (listed[1] or listed[2]).replace("'", "")
+        reason = f"give --dataset_config_name, one of: {configs}"
+    elif "scripts are no longer supported" in reason:
+        way = "--dataset_revision refs/convert/parquet may hold the same data as Parquet"
+        reason = f"it needs a loading script, and downloaded code is never run; {way}"
+    elif isinstance(error, GatedRepoError) or "a gated dataset" in reason:
+        reason = f"it is gated: ask for access at {constants.ENDPOINT}, then {LOG_IN}"
+    elif isinstance(error, RepositoryNotFoundError) or "doesn't exist on the Hub" in reason:
+        reason = f"not a folder here, nor on the Hub; if it is private there, {LOG_IN}"
+    elif not local and is_offline_mode():
+        why = f"{constants.ENDPOINT} does not answer or HF_HUB_OFFLINE is set"
+        way = "give a folder, such as those in sample/, or load it once with a network"
+        reason = f"not a folder here, not in the cache, and {why}; {way}"
+    else:
+        empty = "no data" in reason or not str(error)
+        hints = [f" ({hint})" for words, hint in HINTS.items() if words in reason]
+        reason = f"cannot be read: {'no rows' if empty else reason}{''.join(hints)}"
+    return UserError(f"{name}: {reason}")

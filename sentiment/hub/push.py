@@ -9,17 +9,14 @@ from huggingface_hub import CommitOperationAdd, constants, get_session, is_offli
 from huggingface_hub.errors import HFValidationError, HTTPError
 
 from sentiment.errors import RunError, UserError, first_line
-from sentiment.hub.access import with_timeout
+from sentiment.hub.access import LOG_IN, with_timeout
 
 ANSWER_SECONDS = 60  # without an answer, the connection is lost
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the attempts
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (hf.co/settings/tokens)"
 
 
 def open_repository(repo_id, private):
-    """Create the model `repo_id` if needed, in a few seconds. Raises UserError if it cannot be
-    written to, or is not `private` as asked.
-    """
+    """Create a model on the Hub if needed. UserError: not writable, or not `private` as asked."""
     silent = f"{constants.ENDPOINT} does not answer; push later"
     [reason] = with_timeout(lambda: refusal(repo_id, private)) or [silent]
     if reason:
@@ -53,8 +50,8 @@ def status_of(error):
 
 
 def push(folder, repo_id):
-    """Push the files in `folder` to the model `repo_id` as one commit; returns its URL. Retries
-    lost connections and a busy Hub, then raises RunError.
+    """Push a folder's files as one commit; returns its URL. Retries lost connections and a busy
+    Hub, then raises RunError.
     """
     constants.HF_HUB_OFFLINE = False  # `connect` may have set it since the repository was opened
     get_session().timeout, title = ANSWER_SECONDS, "Add the model and its scores"

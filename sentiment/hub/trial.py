@@ -83,21 +83,33 @@ def check(tokenizer, classifier, report, new_head=False):
     if unfit and not new_head:
         raise UserError("no trained classification head: fine-tune with train.py first")
     # Without a file, AutoTokenizer makes one with special tokens only.
-    empty = len(tokenizer) <= len(set(tokenizer.all_special_tokens))
-    if empty or not tokenizer.is_fast or tokenizer.pad_token_id is None:
-        raise UserError("a tokenizer.json with a padding token is needed; add the model's own")
-    classes = list(classifier.config.id2label.values())
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) or not tokenizer.is_fast:
+        raise UserError(f"its tokenizer is not a fast one; {untrusted.CONVERT}")
+    if tokenizer.pad_token_id is None:
+        raise UserError("its tokenizer has no padding token; set pad_token, and save it again")
+    config, classes = classifier.config, list(classifier.config.id2label.values())
+    if config.problem_type == "multi_label_classification":
+        raise UserError("its head is for multi-label classification, which is not supported")
+    if config.problem_type == "regression" or len(classes) == 1:
+        raise UserError("its head is for regression, which is not supported")
     if len(set(classes)) < max(2, len(classes)) or not all(map(str.isprintable, classes)):
         raise UserError("id2label in config.json needs 2+ distinct printable names")
     model.agree(tokenizer, classifier)
     if tokenizer.model_max_length < SHORTEST:
         raise UserError(f"takes {tokenizer.model_max_length} tokens; the minimum is {SHORTEST}")
-    [ids] = tokens.encode(tokenizer, [TEXT])
-    highest = max(tokenizer.pad_token_id, *ids.tolist(), *tokenizer.get_vocab().values())
+    short, long = tokens.encode(tokenizer, ["A", TEXT])
+    highest = max(tokenizer.pad_token_id, *long.tolist(), *tokenizer.get_vocab().values())
     known = classifier.get_input_embeddings().num_embeddings
     if highest >= known:
         raise UserError(f"token id {highest:,} is beyond the model's {known:,} embeddings")
     with torch.inference_mode():
-        logits = classifier.eval()(**batches.pad([ids], tokenizer.pad_token_id, "cpu")).logits
-    if logits.shape != (1, len(classes)) or not logits.isfinite().all():
-        raise UserError("damaged: its logits are not finite, or not one per class")
+        alone = classifier.eval()(**batches.pad([short], tokenizer.pad_token_id, "cpu")).logits
+        if alone.shape != (1, len(classes)) or not alone.isfinite().all():
+            raise UserError("damaged: its logits are not finite, or not one per class")
+        for side in ("right", "left"):  # XLNet reads the last token
+            inputs = batches.pad([short, long], tokenizer.pad_token_id, "cpu", side)
+            difference = classifier(**inputs).logits[0] - alone
+            if difference.abs().max() <= 1e-3 * alone.abs().max():
+                classifier.padding_side = tokenizer.padding_side = side
+                return
+    raise UserError(f"padding changes its answers: {config.model_type} is not supported")

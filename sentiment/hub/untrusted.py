@@ -18,8 +18,13 @@ from sentiment.errors import UserError, first_line
 WEIGHTS = "model.safetensors"
 CONFIGS = ["config.json", "generation_config.json", "tokenizer_config.json"]
 JSON = [*CONFIGS, "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json"]
-REFUSED = ("adapter_config.json", "additional_chat_templates")  # a file and a folder
-FILES = [*JSON, WEIGHTS, "vocab.txt", "merges.txt", REFUSED[0]]  # fetched from the Hub
+REFUSED = ["adapter_config.json", "additional_chat_templates"]
+TOKENIZERS = ["tokenizer.json", "vocab.txt", "vocab.json"]  # one of them is needed
+FILES = [*JSON, *REFUSED, WEIGHTS, "vocab.txt", "merges.txt"]  # fetched from the Hub
+CONVERT = (
+    "if you trust this model, load it with transformers (and sentencepiece) and save_pretrained "
+    "writes that file; on the Hub, --revision refs/pr/N may have it"
+)
 SETTINGS = ["auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"]
 SETTINGS += ["quantization_config", "transformers_weights", "fast_tokenizer_files"]
 HARMLESS = (None, "eager", "sdpa")  # values of any of these
@@ -28,76 +33,74 @@ MOST_CLASSES, LARGEST = 10_000, 2**24  # integers in config.json
 
 
 def check(folder):
-    """Look at the files of a folder. Returns what `measure` does."""
+    """Look at a folder's files. Returns what `measure` does."""
     if not (folder / "config.json").exists():
         raise UserError("no config.json, which save_pretrained writes")
     check_links(folder)
     for file in REFUSED:
         if (folder / file).exists():
             raise UserError(f"{file} is not supported; merge an adapter into its model first")
-    for file in JSON:
-        pairs = read_json(folder / file) if (folder / file).exists() else ()
-        for key, value in pairs if file in CONFIGS else ():
-            if key in SETTINGS and value not in HARMLESS:
-                raise UserError(f"{file}: {key} is not supported: it may load code or other files")
-            most = MOST_CLASSES if key == "num_labels" else LARGEST
-            if file == "config.json" and isinstance(value, int) and value > most:
-                raise UserError(f"{file}: {key} {value:.6g} is too large")
-    return measure(folder / WEIGHTS)
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise UserError(f"no tokenizer.json; {CONVERT}")
+    try:
+        for file in JSON:
+            if (folder / file).exists():
+                check_json(folder / file)
+        file = WEIGHTS
+        return measure(folder / file)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: {first_line(error)}") from error
 
 
 def check_links(folder):
     """No link may leave the folder, except to the Hub cache's blobs, and no file may be a pipe."""
     here = Path(os.path.realpath(folder))
-    roots = [here]
-    if here.parent.name == "snapshots":
-        roots.append(here.parents[1] / "blobs")
+    blobs = [here.parents[1] / "blobs"] if here.parent.name == "snapshots" else []
     for path in sorted(path for path in folder.iterdir() if not path.is_dir()):
-        if Path(os.path.realpath(path)).parent not in roots:
-            raise UserError(f"{path.name} is a link out of the folder; put the file itself there")
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path.name} is not a regular file")
+        inside = Path(os.path.realpath(path)).parent in [here, *blobs]
+        if not inside or (path.exists() and not path.is_file()):
+            raise UserError(f"{path.name} is a pipe or leads out of the folder; put a file there")
 
 
-def read_json(path):
-    """Every (key, value) of all dictionaries in a JSON file."""
-    small, pairs = path.stat().st_size <= MOST_BYTES, []
+def check_json(path):
+    """ValueError: not a JSON object of plausible size, or, in CONFIGS, a harmful setting."""
+    small = path.stat().st_size <= MOST_BYTES
     content = path.read_bytes() if small else b""
     if not small or sum(map(content.count, (b"[", b"{", b","))) > MOST_ITEMS:
-        raise UserError(f"{path.name} is implausibly large")
-    try:
-        text = content.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=lambda new: pairs.extend(new) or dict(new))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path.name} cannot be read as JSON: {first_line(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path.name} is not a JSON object")
-    return pairs
+        raise ValueError("implausibly large")
+
+    def check_settings(pairs):  # of any dictionary
+        for key, value in pairs:
+            if path.name in CONFIGS and key in SETTINGS and value not in HARMLESS:
+                raise ValueError(f"{key} is not supported: it may load code or other files")
+            most = MOST_CLASSES if key == "num_labels" else LARGEST
+            if path.name == "config.json" and isinstance(value, int) and value > most:
+                raise ValueError(f"{key} {value:.6g} is too large")
+        return dict(pairs)
+
+    if not isinstance(json.loads(content.decode(), object_pairs_hook=check_settings), dict):
+        raise ValueError("not a JSON object")
 
 
 def measure(path):
-    """(tensors, their elements) in the weights, by the header of their file."""
+    """(tensors, their elements) by the header of the weights. ValueError, SafetensorError."""
     if not path.is_file():
-        raise UserError(f"no {path.name}; weights must be one safetensors file, not a pickle")
-    try:
-        with open(path, "rb") as file:
-            if int.from_bytes(file.read(8), "little") > 10 * 2**20:
-                raise SafetensorError("its header is too big")
-        with safe_open(path, "pt") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path.name} is a bad safetensors file: {first_line(error)}") from error
+        raise UserError(f"no {path.name}, and pickles are never read; {CONVERT}")
+    with open(path, "rb") as file:
+        if int.from_bytes(file.read(8), "little") > 10 * 2**20:
+            raise ValueError("its header is too big")
+    with safe_open(path, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     return len(shapes), sum(map(math.prod, shapes))
 
 
 def check_size(config, tensors, elements):
     """Build the classifier on "meta"; raise if it far outgrows the weights."""
-    seen = [0, 0]
+    left = [2 * tensors + 100, 2 * elements + 10**6]
 
     def count(module, name, parameter):
-        if parameter is not None:
-            seen[:] = seen[0] + 1, seen[1] + parameter.numel()
-        if seen[0] > 2 * tensors + 100 or seen[1] > 2 * elements + 10**6:
+        left[:] = left[0] - 1, left[1] - parameter.numel()
+        if min(left) < 0:
             raise UserError(f"config.json describes far more than its {elements:,} weights")
 
     hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
