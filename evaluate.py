@@ -19,15 +19,15 @@ import numpy
 from sentiment import data, distributed, files, inference, metrics, model, tokens
 from sentiment.errors import UserError
 from sentiment.fast import packing
-from sentiment.hub import access, trial
+from sentiment.hub import access, source, trial
 from sentiment.hub.push import open_repository, push
-from sentiment.labels import names_of
+from sentiment.labels import fold, names_of, some
 from sentiment.report import baselines, card
 from sentiment.report.table import table
 from sentiment.run import Run
 from sentiment.runtime import device, folder, launch
 from sentiment.runtime.exits import script
-from sentiment.runtime.flags import Parser, number
+from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import read_log
 
 
@@ -36,12 +36,11 @@ def parse_args(argv):
     add = parser.add_argument
     help = "folder that train.py wrote, or Hub id"
     add("--model_name_or_path", default=model.DEFAULT_FOLDER, help=help)
+    add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
     help = "Hub id, folder or file (default: the one the model was trained on)"
     add("--dataset_name", help=help)
-    add("--split", default="test", help="train, validation or test; a file has only train")
-    default = "(default: as in training, {} for other data)"
-    add("--text_column", help=f"name of the text column {default.format('text')}")
-    add("--label_column", help=f"name of the label column {default.format('label')}")
+    help = "train, validation, test (what train.py scored) or another; a file has only train"
+    add("--split", default="test", help=help)
     help = "stratified sample, 0 for all (default: what train.py scored; all of other data)"
     add("--max_eval_samples", type=number(int, 0), help=help)
     help = "folder for the results (default: the model's, or outputs/evaluation for a Hub id)"
@@ -56,6 +55,7 @@ def parse_args(argv):
     add("--hub_model_id", metavar="USER/REPO", help=help)
     help = "create the repository as private"
     add("--private", action="store_true", help=help)
+    add_data_flags(parser, {})
     return parser.parse_args(argv)
 
 
@@ -70,26 +70,31 @@ def load_reviews(args, run):
         reason = f"{args.model_name_or_path} has no run.json that names one"
         raise UserError(f"--dataset_name is required: {reason}")
     access.connect(dataset)
+    given = {name: getattr(args, name) for name in data.DEFAULTS if getattr(args, name) is not None}
+    trained_config = settings.get("dataset_config_name")
     same = settings and Path(dataset).resolve() == Path(settings["dataset_name"]).resolve()
+    same = same and given.get("dataset_config_name", trained_config) == trained_config
     trained_on = settings if same else {}
-    text_column = args.text_column or trained_on.get("text_column", "text")
-    label_column = args.label_column or trained_on.get("label_column", "label")
+    named = {"label_map": settings.get("label_map", {}), "dataset_name": dataset}
+    now = Namespace(**data.DEFAULTS | trained_on | named | given)
     one_file = Path(dataset).is_file()
-    split = "test" if one_file and args.split != "train" else args.split
-    if trained_on and split == "test" and args.max_eval_samples is None:
-        now = {"dataset_name": dataset, "text_column": text_column, "label_column": label_column}
-        reviews = find_again(run, "eval", now)
-        reviews.split = data.scored_as(reviews.split)
+    wanted = "test" if one_file and args.split != "train" else args.split
+    as_trained = trained_on and wanted == "test"
+    if as_trained and args.max_eval_samples is None:
+        reviews = find_again(run, "eval", vars(now))
+        reviews.split = data.scored_as(reviews.split, now)
         return reviews, run.labels, dataset
-    held_out = trained_on and split == "test" and run.reviews["eval"]["split"] == "train"
-    split = "train" if one_file or held_out else split
-    reviews, names, _ = data.load_split(dataset, split, text_column, label_column)
+    split = getattr(now, f"{wanted}_split_name", wanted)  # of "train", "validation" or "test"
+    split = run.reviews["eval"]["split"] if as_trained else split
+    split = now.train_split_name if one_file else split
+    held_out = as_trained and split == now.train_split_name
+    reviews, names, _ = data.load_split(now, split, run.labels if trained_on else ())
     if held_out:  # never score a text that was trained on, even at another row
         reviews = reviews.without(load_training_reviews(args, run))
     if not reviews:
         reason = f"{dataset} has no such split, or no review with a text and a label"
-        raise UserError(f"--split {args.split}: {reason}")
-    reviews.split = data.HELD_OUT if held_out else args.split
+        raise UserError(f"--split {args.split}: {reason}; {source.describe(now)}")
+    reviews.split = data.HELD_OUT if held_out else args.split if one_file else split
     seed = f"{settings.get('seed', 42)}/test"
     return reviews.sample(args.max_eval_samples, seed), names, dataset
 
@@ -99,18 +104,18 @@ def find_again(run, name, now):
 
     now: settings that differ, such as another path to the data set.
     """
-    identity, settings = run.reviews[name], Namespace(**run.settings | now)
-    rows, columns = identity["rows"], (settings.text_column, settings.label_column)
+    identity, settings = run.reviews[name], Namespace(**data.DEFAULTS | run.settings | now)
+    rows = identity["rows"]
     if rows == data.BY_SETTINGS:
         reviews = data.load_train_and_test(settings)[0][name]
     else:
-        reviews, _, _ = data.load_split(settings.dataset_name, identity["split"], *columns)
+        reviews, _, _ = data.load_split(settings, identity["split"], run.labels)
         if reviews and rows != "all":
             reviews = reviews.at(numpy.isin(reviews.rows, rows))
     if reviews and reviews.sha256 == identity["sha256"]:
         return reviews
     changed = f"the {identity['split']} reviews that run.json names have changed since training"
-    train = identity["split"] == "train"
+    train = identity["split"] == settings.train_split_name
     way = "drop --baseline, or use --split train" if train else "use --max_eval_samples"
     reason = f"{changed}; {way} to score the data set as it is now"
     raise UserError(f"{settings.dataset_name}: {reason}")
@@ -132,8 +137,8 @@ def class_ids(labels, names, classes):
     and, for classes that never got names (LABEL_0, ...), by the order of the data set's `names`.
     """
     by_name = {name: i for i, name in enumerate(classes)}
-    folded = {name.casefold(): i for name, i in by_name.items()}
-    in_any_case = {x: folded[x.casefold()] for x in set(labels) if x.casefold() in folded}
+    folded = {fold(name): i for name, i in by_name.items()}
+    in_any_case = {x: folded[fold(x)] for x in set(labels) if fold(x) in folded}
     by_id = {str(i): i for i in range(len(classes))}
     unnamed = classes == [f"LABEL_{i}" for i in range(len(names))]
     by_order = {name: i for i, name in enumerate(names)} if unnamed else {}
@@ -141,8 +146,8 @@ def class_ids(labels, names, classes):
         # Ids must fit all classes: 1 to 5 stars are not the ids 0 to 4, even if nobody gave 5.
         if all(label in ids for label in [*labels, *(names if ids is by_id else [])]):
             return [ids[label] for label in labels]
-    unknown = ", ".join(sorted(set(labels) - in_any_case.keys())[:5])
-    known = f"{len(classes)} classes: {', '.join(classes)}"
+    unknown = some(sorted(set(labels) - in_any_case.keys()))
+    known = f"{len(classes)} classes, {some(classes)}; --label_map gives labels other names"
     raise UserError(f"labels {unknown} are not among the model's {known}")
 
 
@@ -194,7 +199,7 @@ def main(argv=None):
     output_dir, model_folder = check(args), Path(args.model_name_or_path)
     accelerator = launch.start("no")  # the precision follows below
     with distributed.main_process_first(accelerator):
-        tokenizer, classifier = trial.load_trained(args.model_name_or_path)
+        tokenizer, classifier = trial.load_trained(args.model_name_or_path, args.revision)
         run = Run.read(model_folder)  # its files are checked by now
         reviews, names, dataset = load_reviews(args, run)
         training = load_training_reviews(args, run) if args.baseline else None
@@ -213,7 +218,7 @@ def main(argv=None):
 
     # --- Report.
     scores = metrics.score(logits, labels, classes)
-    scores |= card.origin(dataset, access.commit_of(dataset), reviews.split)
+    scores |= card.origin(dataset, reviews.commit, reviews.split)
     output_dir.mkdir(parents=True, exist_ok=True)
     if training:
         learned = training, class_ids(training.labels, run.labels, classes)

@@ -46,7 +46,8 @@ def parse_args(argv):
         action="store_true",
         help="input lines are JSON objects; label and score are added to each",
     )
-    add("--text_column", help="name of their text field (default: text)")
+    column = "their text field, or several as title,body (default: as in training, or text)"
+    add("--text_column", help=column)
     formats = (
         "tsv: label, probability; jsonl: all probabilities (default: tsv, or the object of --jsonl)"
     )
@@ -62,8 +63,6 @@ def parse_args(argv):
         raise UserError("--text_column needs --jsonl")
     if args.text and args.jsonl:
         raise UserError("--jsonl reads standard input; drop --jsonl or TEXT")
-    if args.jsonl:
-        args.text_column = args.text_column or "text"
     args.output_format = args.output_format or ("fields" if args.jsonl else "tsv")
     return args
 
@@ -75,17 +74,29 @@ def finite(text):
     return value
 
 
+def text_column(classifier):
+    """That of training, such as "text" or "title,body"."""
+    names = getattr(classifier.config, "text_columns", None)
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ",".join(names) if known and names else "text"
+
+
 def parse(line, column):
-    """A line of JSON -> (the text in its field `column`, the object). Raises ValueError."""
+    """A line of JSON -> (the text in its field `column`, the object). Raises ValueError.
+
+    column: `title,body` are two fields, unless one has that name; they are joined by a space.
+    """
     try:
         fields = json.loads(line, parse_float=finite, parse_constant=finite)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"not an object with a field {column}")
-    if not isinstance(fields.get(column), str):
+    names = [column] if column in fields else map(str.strip, column.split(","))
+    texts = [fields.get(name, 0) for name in names]
+    if not all(isinstance(text, str | None) for text in texts) or set(texts) == {None}:
         raise ValueError(f"no string field {column}; fields: {', '.join(fields)}")
-    return fields[column], fields
+    return tokens.join(texts), fields
 
 
 def read(lines, column):
@@ -200,7 +211,8 @@ def main(argv=None):
         records = iter([[(text, {}) for text in args.text]])
     else:
         source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # raw: returns what is there
-        records = read(stream.lines(source), args.text_column)
+        column = (args.text_column or text_column(classifier)) if args.jsonl else None
+        records = read(stream.lines(source), column)
     if typed:
         end = "Ctrl-D (on Windows Ctrl-Z, Enter) to finish."
         print(f"Enter one review per line; {end}", file=sys.stderr)

@@ -10,6 +10,7 @@ import math
 import time
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -18,12 +19,12 @@ from sentiment import batches, checkpoint, data, distributed, inference, metrics
 from sentiment.errors import RunError, Stopped
 from sentiment.fast import packing
 from sentiment.fast.graphs import Graphs
-from sentiment.hub import access, trial
+from sentiment.hub import access, source, trial
 from sentiment.report import card
 from sentiment.run import Run
 from sentiment.runtime import device, folder, launch
 from sentiment.runtime.exits import script, stop_flag
-from sentiment.runtime.flags import Parser, number
+from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import TrainingLog, read_log
 
 LOGGED = 2000  # after an epoch, at most so many test reviews are scored; at the end, all
@@ -38,10 +39,9 @@ def parse_args(argv):
     add("--model_name_or_path", default=base, help="Hub id or folder")
     add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
     add("--dataset_name", default=imdb, help="Hub id, one file, or a folder with train and test")
-    add("--text_column", default="text", help="name of the text column")
-    add("--label_column", default="label", help="name of the label column: integers or strings")
-    add("--max_train_samples", type=natural, default=1000, help="stratified sample, 0 for all")
-    add("--max_eval_samples", type=natural, default=100, help="stratified sample, 0 for all")
+    sample = "stratified sample, 0 for all (default: {} of " + imdb + ", all of other data)"
+    add("--max_train_samples", type=natural, help=sample.format("1,000"))
+    add("--max_eval_samples", type=natural, help=sample.format(100))
     tokens = "tokens per review (default: 512, or the model's limit if lower)"
     add("--max_length", type=number(int, trial.SHORTEST), help=tokens)
 
@@ -74,7 +74,12 @@ def parse_args(argv):
     seeds = number(int, 0, 2**32 - 1)
     add("--seed", type=seeds, default=42, help="for samples, head, data order and dropout")
     add("--report_to", default="none", help="an Accelerate tracker, such as tensorboard")
-    return parser.parse_args(argv)
+    add_data_flags(parser, data.DEFAULTS)
+    args = parser.parse_args(argv)
+    for name, default in (("max_train_samples", 1000), ("max_eval_samples", 100)):
+        if getattr(args, name) is None:
+            setattr(args, name, default if args.dataset_name == imdb else 0)
+    return args
 
 
 def learning_rate(step, last_step, peak, warmup_ratio):
@@ -196,11 +201,12 @@ def check_finite(loss, norm, scaler, step, rows):
         raise RunError(f"{problem}, on rows {rows}; try a lower --learning_rate")
 
 
-def load_model(args, labels):
+def load_model(args, labels, text_columns):
     """(tokenizer, classifier on the CPU, commit on the Hub or None, digest). Raises UserError."""
     torch.manual_seed(args.seed)  # for a new head: the same on every process
     with trial.loading(args.model_name_or_path, args.revision) as path:
         config = model.config_for_training(path, labels, args.attention_dropout)
+        config.text_columns = list(text_columns)  # for predict.py
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokenizer = model.for_reviews(tokenizer)
         classifier, report = AutoModelForSequenceClassification.from_pretrained(
@@ -208,11 +214,11 @@ def load_model(args, labels):
         )
         trial.check(tokenizer, classifier, report, new_head=True)
     model.truncate_at(args.max_length, tokenizer)
-    commit = access.commit_of(args.model_name_or_path, path)
+    commit = None if Path(args.model_name_or_path).exists() else path.name  # the cache names it so
     return tokenizer, classifier, commit, model.fingerprint(tokenizer, classifier)
 
 
-def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, source):
+def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin):
     """Settings with defaults filled in, data, model and machine, for run.json."""
     steps_per_epoch = math.ceil(len(reviews["train"]) / args.train_batch_size)
     settings = vars(args) | {
@@ -221,8 +227,8 @@ def describe(args, accelerator, precision, tokenizer, classifier, reviews, label
         "max_tokens_per_device": args.max_tokens_per_device or inference.token_budget(classifier),
     }
     identities = {name: each.identity() for name, each in reviews.items()}
-    commit, digest = source
-    commits = {"model": commit, "dataset": access.commit_of(args.dataset_name)}
+    commit, digest = origin
+    commits = {"model": commit, "dataset": reviews["train"].commit}
     hardware = device.describe(), accelerator.num_processes, torch.get_num_threads(), precision
     return Run(settings, labels, identities, commits, digest, *hardware)
 
@@ -240,10 +246,10 @@ def main(argv=None):
     # --- Load. The main process goes first: it may download; the others then read the cache.
     with distributed.main_process_first(accelerator):
         reviews, labels, report = data.load_train_and_test(args)
-        tokenizer, classifier, *source = load_model(args, labels)
+        tokenizer, classifier, *origin = load_model(args, labels, reviews["train"].columns)
     packing.install(device.place(classifier, accelerator.device), precision)
 
-    run = describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, source)
+    run = describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin)
     accelerator.print(f"reviews   {args.dataset_name}", *report, sep="\n          ")
     hardware = f"{run.device}, processes {run.processes}, threads {run.threads}"
     accelerator.print(f"hardware  {hardware}, precision {precision}")
@@ -252,14 +258,14 @@ def main(argv=None):
         if step == folder.FINISHED:
             return accelerator.end_training()
         # --- Tokenize and train. The last references to the texts go: their file is unmapped.
-        access.dataset.cache_clear()
+        source.from_hub.cache_clear()
+        ids = {name: i for i, name in enumerate(labels)}
         reviews["few"] = reviews["eval"].sample(LOGGED, args.seed)
         train_set, test_set, few = (
-            tokens.encode_reviews(tokenizer, each, list(map(labels.index, each.labels)), stop)
+            tokens.encode_reviews(tokenizer, each, list(map(ids.get, each.labels)), stop)
             for each in map(reviews.pop, ("train", "eval", "few"))
         )
-        number = f"{train_set.ids.truncated:,}"
-        accelerator.print(f"tokens    {number} training reviews are truncated on the left")
+        accelerator.print(f"tokens    {train_set.ids.truncated:,} training reviews are truncated")
 
         def evaluate(max_tokens, last):
             scored = test_set if last else few
@@ -272,9 +278,9 @@ def main(argv=None):
             model.save(output_dir, tokenizer, classifier)
             run.seconds = sum(entry.get("seconds", 0) for entry in read_log(output_dir))
             run.write(output_dir)
-            split = data.scored_as(run.reviews["eval"]["split"])
-            origin = card.origin(args.dataset_name, run.commits["dataset"], split)
-            card.write_results(output_dir, run, scores | origin)
+            split = data.scored_as(run.reviews["eval"]["split"], args)
+            scores |= card.origin(args.dataset_name, run.commits["dataset"], split)
+            card.write_results(output_dir, run, scores)
     accelerator.end_training()
     accelerator.print(f"next: python evaluate.py --model_name_or_path {output_dir}")
 

@@ -1,32 +1,38 @@
-"""A Hub id, a folder or a file -> labelled reviews, checked and sampled."""
+"""Labelled reviews, from where the user keeps them: checked and sampled."""
 
-import glob
 import hashlib
 import heapq
 import itertools
 import json
 import math
 import random
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy
 import pyarrow
 
+from sentiment import labels as rules
 from sentiment.errors import UserError, first_line
-from sentiment.hub import access
-from sentiment.labels import class_names, label_name
-from sentiment.tokens import LARGE
+from sentiment.hub import checks, source
+from sentiment.tokens import LARGE, join
 
-READERS = {".csv": "csv", ".csv.gz": "csv", ".jsonl": "json", ".jsonl.gz": "json"}
-READERS |= {".parquet": "parquet"}
 HELD_OUT = "held out of train"  # in place of test
 BY_SETTINGS = "sampled by the settings"  # in place of the row numbers of a large sample
+NO_SPLIT = "none"  # for --test_split_name
+# The settings that name the data, and their defaults.
+DEFAULTS = {
+    "dataset_config_name": None,
+    "dataset_revision": "main",
+    "train_split_name": "train",
+    "validation_split_name": "validation",
+    "test_split_name": "test",
+    "text_column": "text",
+    "label_column": "label",
+    "label_map": {},
+}
 
 
 @dataclass
@@ -34,25 +40,33 @@ class Reviews(Sequence):
     """Labelled texts of one split: reviews[i] is a text, reviews[i:j] a list of texts."""
 
     split: str
-    column: pyarrow.ChunkedArray  # all texts of the split, perhaps mapped from a file
+    columns: dict  # {name: pyarrow.ChunkedArray} that make up a text, perhaps mapped from a file
     rows: numpy.ndarray  # int64: the reviews' row numbers, from 0
     labels: numpy.ndarray  # their classes' names
+    commit: str | None = None  # of the data set on the Hub
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self.column[row].as_py() for row in self.rows[index].tolist()]
-        return self.column[int(self.rows[index])].as_py()
+            return list(map(self.text, self.rows[index].tolist()))
+        return self.text(int(self.rows[index]))
+
+    def text(self, row):
+        return join(column[row].as_py() for column in self.columns.values())
 
     def at(self, positions):
-        return Reviews(self.split, self.column, self.rows[positions], self.labels[positions])
+        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
+
+    @cached_property
+    def hashes(self):
+        """int64, one of each text."""
+        return numpy.fromiter(map(hash, self), numpy.int64, len(self))
 
     def without(self, others):
-        """Those whose text is not among the texts of `others`, of which it keeps only hashes."""
-        hashes = set(map(hash, others))
-        suspects = [i for i, text in enumerate(self) if hash(text) in hashes]
+        """Those whose text is not among `others`. Compares hashes first, to save memory."""
+        suspects = numpy.flatnonzero(numpy.isin(self.hashes, others.hashes)).tolist()
         known, kept = {self[i] for i in suspects}.intersection(others), numpy.ones(len(self), bool)
         kept[[i for i in suspects if self[i] in known]] = False
         return self.at(kept)
@@ -63,8 +77,8 @@ class Reviews(Sequence):
 
     def identity(self):
         """What run.json keeps, to find these reviews again and detect changes."""
-        whole, large = len(self) == len(self.column), len(self) > LARGE
-        rows = "all" if whole else BY_SETTINGS if large else self.rows.tolist()
+        whole = len(self) == len(next(iter(self.columns.values())))
+        rows = "all" if whole else BY_SETTINGS if len(self) > LARGE else self.rows.tolist()
         return {"split": self.split, "rows": rows, "reviews": len(self), "sha256": self.sha256}
 
     @cached_property
@@ -81,86 +95,89 @@ class Reviews(Sequence):
     def summary(self):
         """For example "100 reviews (negative: 50, positive: 50)"."""
         counts = sorted(Counter(self.labels).items())
-        classes = ", ".join(f"{label}: {count:,}" for label, count in counts)
-        return f"{len(self):,} reviews ({classes})"
+        classes = [f"{rules.some([label])}: {count:,}" for label, count in counts[:10]]
+        classes += [f"{len(counts) - 10:,} more classes"] * (len(counts) > 10)
+        return f"{len(self):,} reviews ({', '.join(classes)})"
 
 
-def load_split(name, split, text_column="text", label_column="label"):
-    """One split of a Hub id, of a folder (its file of that name), or of a file ("train" only).
+def load_split(settings, split, known=()):
+    """One split of the data that `settings` name. Raises UserError. Returns (Reviews, or None if
+    there is no such split; names of the classes by id; lines for a report).
 
-    Returns (Reviews, or None; names of the classes by id; what was dropped, as text). UserError.
+    known: class names; a label that differs from one in case only is read as that.
     """
-    data = read_split(name, split)
-    if data is None:
-        return None, [], ""
-    for flag, column in (("--text_column", text_column), ("--label_column", label_column)):
-        if column not in data.column_names:
-            raise UserError(f"{flag} {column}: {name} has columns {', '.join(data.column_names)}")
-    table = data.with_format("arrow")[:]
-    names = getattr(data.features[label_column], "names", None)
-    column = table[text_column]
+    found = source.read(settings, split)
+    if found is None:
+        return None, [], []
+    rows, where, note, commit = found
+    text_columns, label_column = choose_columns(settings, rows.column_names, where)
+    table, names = rows.with_format("arrow")[:], getattr(rows.features[label_column], "names", None)
     try:
-        # Interned: one object per class.
-        found = (sys.intern(label_name(label, names)) for label in values(table[label_column]))
-        labels = numpy.fromiter(found, object, len(table))
-        first = next((text.as_py() for text in column if text.is_valid), "")
-        if not isinstance(first, str):  # all are of one type
-            raise UserError(f"--text_column: texts must be strings; {split} has {first!r}")
-        column = column.cast(pyarrow.large_string())
-        found = (bool(text and text.strip()) for text in values(column))
-        with_text = numpy.fromiter(found, bool, len(table))
-    except ValueError as error:  # Parquet whose strings are not UTF-8
-        raise UserError(f"{name}: cannot be read: {first_line(error)}") from error
-    usable = with_text & (labels != "")
-    reviews = Reviews(split, column, numpy.flatnonzero(usable), labels[usable])
-    no_text, no_label = (~with_text).sum(), (with_text & ~usable).sum()
-    left_out = f", dropped: {no_text:,} without text, {no_label:,} without label"
-    return reviews, class_names(reviews.labels, names), "" if usable.all() else left_out
+        columns = {name: as_texts(table[name], f"{where}, column {name}") for name in text_columns}
+        parts = zip(*map(values, columns.values()), strict=True)
+        with_text = numpy.fromiter((bool(join(each)) for each in parts), bool, len(table))
+        codes, labels = encode(table[label_column], names, f"{where}, column {label_column}")
+    # Strings that are not UTF-8; a number without a name.
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
+    by_count = (-numpy.bincount(codes, minlength=len(labels))).argsort(kind="stable")
+    read, classes = rules.read([labels[i] for i in by_count], names, settings.label_map, known)
+    named = numpy.array([read[label] for label in labels], object)[codes]
+    usable = with_text & (named != "")
+    report = [note] if note else []
+    if not usable.all():
+        no_text, no_label = (~with_text).sum(), (with_text & ~usable).sum()
+        report += [f"dropped: {no_text:,} without text, {no_label:,} without label"]
+    report += checks.respelled(label_column, codes, labels, read, settings.label_map)
+    if rows.info.builder_name == "csv":
+        report += checks.stray_quotes(columns, labels)
+    reviews = Reviews(split, columns, numpy.flatnonzero(usable), named[usable], commit)
+    return reviews, classes, report
+
+
+def choose_columns(settings, there, where):
+    """([text columns], label column): `title,body` are two, unless one has that name. UserError."""
+    text, label = settings.text_column, settings.label_column
+    texts = [text] if text in there else [name.strip() for name in text.split(",")]
+    wrong = [f"--text_column {text}"] if not set(texts) <= set(there) else []
+    wrong += [f"--label_column {label}"] if label not in there else []
+    if wrong:
+        raise UserError(f"{' and '.join(wrong)}: {where} has columns {rules.some(there, 20)}")
+    if label in texts:
+        raise UserError(f"--text_column {text}: it holds the label; name other columns")
+    return texts, label
 
 
 def values(column):
-    """Those of an Arrow column, a chunk in memory at a time."""
+    """The values of an Arrow column, with one chunk in memory at a time."""
     return (value for chunk in column.chunks for value in chunk.to_pylist())
 
 
-def read_split(name, split):
-    path = Path(name)
-    if not path.exists():
-        return access.dataset(name).get(split)
-    if not path.is_dir():
-        return read_file(path) if split == "train" else None
-    paths = [file for end in READERS if (file := path / f"{split}{end}").exists()]
-    if len(paths) > 1:
-        raise UserError(f"{name}: remove {paths[0].name} or {paths[1].name}")
-    return read_file(paths[0]) if paths else None
+def as_texts(column, where):
+    """The column as large_string. Raises UserError."""
+    first = next((value for value in values(column) if value is not None), "")
+    if not isinstance(first, str) or isinstance(
+        column.type, pyarrow.JsonType
+    ):  # JSON: several types
+        found = rules.some([repr(first)])
+        raise UserError(f"{where}: texts must all be strings, unlike {found}; see --text_column")
+    return column.cast(pyarrow.large_string())
 
 
-def read_file(path):
-    """The datasets.Dataset in a file. CSV fields stay strings, "NA" and "007" included."""
-    import pandas  # as late as datasets, which brings it
+def encode(column, names, where):
+    """(A code for each row, the different labels by code; the last is None). Raises UserError.
 
-    datasets = access.quiet_datasets()
-    reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
-    if not reader:
-        raise UserError(f"{path}: unknown file type; supported: {', '.join(READERS)}")
-    options, failure = {}, datasets.exceptions.DatasetGenerationError
-    try:
-        if reader == "csv":  # types guessed from the first rows may not fit
-            columns = pandas.read_csv(path, nrows=0).columns
-            options = {"keep_default_na": False, "converters": dict.fromkeys(columns, str)}
-        paths = [glob.escape(str(path))]
-        data = datasets.load_dataset(reader, data_files=paths, split="train", **options)
-    except (failure, OSError, EOFError, StopIteration, ValueError, zlib.error) as error:
-        cause = error.__cause__ or error
-        if type(cause) is OSError and cause.errno:  # a full disk
-            raise cause from None
-        empty = "no data" in str(cause) or not str(cause)
-        reason = "no rows" if empty else first_line(cause)
-        hint = " (save it as UTF-8)" if isinstance(cause, UnicodeDecodeError) else ""
-        raise UserError(f"{path}: cannot be read as {reader}: {reason}{hint}") from error
-    if reader == "csv" and any(name.startswith("__index_level_") for name in data.column_names):
-        raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
-    return data
+    names: a ClassLabel's, which takes the place of numbers.
+    """
+    if pyarrow.types.is_nested(column.type) or isinstance(column.type, pyarrow.JsonType):
+        found = rules.some([repr(column[0].as_py())])
+        reason = f"labels must be all integers or all strings, unlike {found}"
+        raise UserError(f"{where}: {reason}; see --label_column")
+    encoded = column.dictionary_encode().combine_chunks()
+    labels = encoded.dictionary.to_pylist()
+    labels = [names[i] if i >= 0 else None for i in labels] if names else labels
+    codes = encoded.indices.fill_null(len(labels)).to_numpy(zero_copy_only=False)
+    return codes, [*labels, None]
 
 
 def stratified(labels, size, seed, at_least=0):
@@ -169,7 +186,7 @@ def stratified(labels, size, seed, at_least=0):
     """
     if size >= len(labels):
         return numpy.arange(len(labels))
-    import pandas  # late, as in read_file
+    import pandas  # late, as in source.read_files
 
     codes, names = pandas.factorize(labels)  # in the order of their first appearance
     ends = numpy.bincount(codes).cumsum()
@@ -188,39 +205,74 @@ def stratified(labels, size, seed, at_least=0):
     return numpy.sort(numpy.concatenate(sample))
 
 
-def scored_as(split):
-    return HELD_OUT if split == "train" else split
+def scored_as(split, settings):
+    return HELD_OUT if split == settings.train_split_name else split
 
 
-def load_train_and_test(args):
+def load_train_and_test(settings):
     """({"train": Reviews, "eval": Reviews}, names of the classes, lines of a report). UserError."""
-    name, columns = args.dataset_name, (args.text_column, args.label_column)
-    train, names, left_out = load_split(name, "train", *columns)
-    test, _, test_left_out = load_split(name, "test", *columns)
+    name, split = settings.dataset_name, settings.train_split_name
+    train, classes, notes = load_split(settings, split)
     if train is None:
-        raise UserError(f"{name}: no training split, such as train.csv in a folder")
-    report = [f"train: {train.summary()}{left_out}"]
+        raise UserError(f"{name}: no split {split}; {source.describe(settings)}")
+    report = [f"{split}: {train.summary()}", *notes]
+    checks.check_labels(train, settings)
+    report += checks.contradictions(train)
+    test, notes = load_test(settings, classes)
+    report += notes
     if test is None:
         size = math.ceil(0.1 * len(train))
-        test = train.sample(size, f"{args.seed}/cut off")
+        test = train.sample(size, f"{settings.seed}/cut off")
         train = train.at(~numpy.isin(train.rows, test.rows))
-        report += [f"test:  none; {size:,} reviews (10%) are held out of train"]
-    else:
-        report += [f"test:  {test.summary()}{test_left_out}"]
-        if unknown := ", ".join(sorted(set(test.labels) - set(train.labels))):
-            raise UserError(f"{name}: the test split has labels that train lacks: {unknown}")
+        others = sorted(source.splits(settings).keys() - {split, split.lower()})
+        unused = f"; not used: {', '.join(others)}" if others else ""
+        report += [f"{size:,} reviews (10%) are held out of {split} to score{unused}"]
 
     before = len(train)
     train = train.without(test)
     if dropped := before - len(train):
-        report += [f"{dropped:,} training reviews also appear in the test split and are dropped"]
-    for split, reviews in (("train", train), ("test", test)):
-        if not reviews:
-            raise UserError(f"{name}: no review is left in {split} ({'; '.join(report)})")
-    train = train.sample(args.max_train_samples, f"{args.seed}/train", at_least=1)
-    test = test.sample(args.max_eval_samples, f"{args.seed}/test")
+        report += [f"{dropped:,} training reviews have the text of a scored one and are dropped"]
+    for each in (train, test):
+        if not each:
+            raise UserError(f"{name}: no review is left in {each.split} ({'; '.join(report)})")
+    whole = train, test
+    train = train.sample(settings.max_train_samples, f"{settings.seed}/train", at_least=1)
+    test = test.sample(settings.max_eval_samples, f"{settings.seed}/test")
     if len(set(train.labels)) < 2:
-        left = f"{train.summary()} left; see --max_train_samples"
-        raise UserError(f"{name}: training needs at least two classes; {left}")
-    report += [f"used:  {train.summary()} to train, {test.summary()} to score"]
-    return {"train": train, "eval": test}, names, report
+        way = "; see --max_train_samples" if len(train) < len(whole[0]) else ""
+        raise UserError(f"{name}: training needs two classes or more, not {train.summary()}{way}")
+    shares = [
+        f"{'all' if len(part) == len(all_) else 'a sample of'} {part.summary()}"
+        for part, all_ in zip((train, test), whole, strict=True)
+    ]
+    report += [f"used: {shares[0]} to train, {shares[1]} to score"]
+    return {"train": train, "eval": test}, classes, report
+
+
+def load_test(settings, classes):
+    """The test split, or the validation split where that is missing or has no labels.
+
+    Returns (Reviews or None, lines of a report). Raises UserError.
+    """
+    report = []
+    for flag in ("test_split_name", "validation_split_name"):
+        split = getattr(settings, flag)
+        if split == NO_SPLIT:
+            continue
+        try:
+            test, _, notes = load_split(settings, split, classes)
+        except UserError as error:
+            raise UserError(f"{error} (--{flag} {NO_SPLIT} goes on without it)") from error
+        if test is None and split != DEFAULTS[flag]:
+            raise UserError(f"--{flag} {split}: no such split; {source.describe(settings)}")
+        if test is None:
+            continue
+        unknown = set(test.labels) - set(classes)
+        if not test or unknown == {"-1"} == set(test.labels):
+            report += [f"{split}: no labels, not used"]
+            continue
+        if unknown:
+            reason = f"the split {split} has labels that {settings.train_split_name} lacks"
+            raise UserError(f"{settings.dataset_name}: {reason}: {rules.some(sorted(unknown))}")
+        return test, [*report, f"{split}: {test.summary()}", *notes]
+    return None, report

@@ -1,33 +1,68 @@
 """Labels -> names of classes, in the order of their ids."""
 
+import math
 import re
-
-from sentiment.errors import UserError
+import unicodedata
 
 READABLE_NAMES = {"neg": "negative", "pos": "positive"}
+INTEGER = re.compile(r"(-?[0-9]+)(\.0)?")  # integers with nulls become floats
 
 
-def label_name(label, names=None):
-    """The name of a label; "" if it is missing: None, nan, "", a negative ClassLabel. UserError.
-
-    names: a ClassLabel's. 1.0 is "1": integers with nulls become floats.
-    """
-    if label is None or label != label or (names and label < 0):
+def label_name(label):
+    """The name of a label, without invisible characters; "" for a missing one: None, nan, ""."""
+    if label is None or label != label:
         return ""
-    if isinstance(label, list | dict):
-        raise UserError(f"--label_column: labels must be integers or strings, not {label!r}")
-    name = names[label] if names else re.sub(r"^(-?[0-9]+)\.0$", r"\1", str(label).strip())
-    return READABLE_NAMES.get(name, name)
+    visible = (c if c.isprintable() else " " * c.isspace() for c in str(label))
+    name = unicodedata.normalize("NFC", " ".join("".join(visible).split()))
+    integer = INTEGER.fullmatch(name)
+    return READABLE_NAMES.get(name, integer[1] if integer else name)
 
 
-def class_names(labels, names=None):
-    """The classes by id: in a ClassLabel's order, integers by value, or alphabetically."""
-    if names:
-        return [READABLE_NAMES.get(name, name) for name in names]
+def number(name):
+    """A label as a number, with a decimal point or comma, or None."""
+    try:
+        value = float(name.replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def class_names(labels):
+    """The classes by id: numbers by value, or else alphabetically."""
     unique = sorted(set(labels))
-    integers = all(re.fullmatch(r"-?[0-9]+", name) for name in unique)
-    return sorted(unique, key=int) if integers else unique
+    return unique if None in map(number, unique) else sorted(unique, key=number)
 
 
 def names_of(model):
-    return class_names((), [name for _, name in sorted(model.config.id2label.items())])
+    return [label_name(name) for _, name in sorted(model.config.id2label.items())]
+
+
+def fold(name):
+    """Equal for names that differ in case only."""
+    return READABLE_NAMES.get(name.casefold(), name.casefold())
+
+
+def read(labels, names=None, label_map=None, known=()):
+    """Different labels, the most frequent first -> ({label: name}, names of the classes by id).
+
+    names: a ClassLabel's; label_map: {label: another name}, which may join classes. Names that
+    differ in case only are one class: one of `label_map`, of `known`, or the most frequent.
+    """
+    spelled = {label: label_name(label) for label in labels}
+    order = list(map(label_name, names or ()))
+    mapping = {fold(label_name(label)): name for label, name in (label_map or {}).items()}
+    preferred = [*mapping.values(), *known, *order, *spelled.values()]
+    chosen = {fold(name): name for name in reversed(preferred)}
+    kept = {*known, *order}
+    spelled = {x: name if name in kept else chosen[fold(name)] for x, name in spelled.items()}
+    order = order or class_names(set(spelled.values()) - {""})
+    final = {name: mapping.get(fold(name), name) for name in [*order, ""]}
+    classes = list(dict.fromkeys(final[name] for name in order))
+    return {label: final[name] for label, name in spelled.items()}, classes
+
+
+def some(names, most=5):
+    """The first of them, cut if they are long, for a message."""
+    names = list(names)
+    cut = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]]
+    return ", ".join(cut) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -57,11 +57,14 @@ class Fault:
 
 @dataclass
 class Repo:
-    """A repository: its commits, oldest first, of which the last is the head of branch main."""
+    """A repository: its commits, oldest first, of which the last is the head of branch main, and
+    those of other references, such as refs/pr/1.
+    """
 
     private: bool
     gated: bool
     commits: list = field(default_factory=list)
+    references: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -217,6 +220,15 @@ class LoopbackHub:
             commits.append(Commit(oid, title, parent, date, files))
             return oid
 
+    def add_reference(self, kind, repo_id, name, files):
+        """Make ``name`` a commit of its own with ``files``; return its id."""
+        with self._lock:
+            repo = self._repos[kind, repo_id]
+            self.add_repo(kind, f"{repo_id}/{name}", files)
+            (commit,) = self._repos.pop((kind, f"{repo_id}/{name}")).commits
+            repo.references[name] = commit
+            return commit.id
+
     def files(self, kind, repo_id):
         """What main holds, {path: bytes}."""
         with self._lock:
@@ -330,9 +342,10 @@ class LoopbackHub:
 
     @staticmethod
     def _at(repo, revision):
-        """Return the commit that ``revision`` names: main or a whole commit id."""
-        for commit in reversed(repo.commits):
-            if revision in ("main", commit.id):
+        """Return the commit that ``revision`` names: main, a reference or a whole commit id."""
+        named = {"main": repo.commits[-1], **repo.references}
+        for commit in [*named.values(), *repo.commits]:
+            if revision == commit.id or named.get(revision) is commit:
                 return commit
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 

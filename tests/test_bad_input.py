@@ -24,7 +24,6 @@ FILES = {
     "blank.csv": b"text,label\n,positive\n  ,negative\n",
     "one_class.csv": "text,label\n" + "".join(f"film {i},positive\n" for i in range(20)),
     "no_label.csv": b"text,stars\ngood film,5\n",
-    "semicolons.csv": b"text;label\ngood film;positive\n",
     "unquoted.csv": b"text,label\ngood, very good film,positive\nbad, very bad film,negative\n",
     "more_fields.csv": GOOD + "good, very good film,positive\n",
     "open_quote.csv": 'text,label\n"good film,positive\nbad film,negative\n',
@@ -166,7 +165,6 @@ DATA = {
     "@/nothing.jsonl": "@/nothing.jsonl no rows",
     "@/header.csv": "@/header.csv no rows",
     "@/no_label.csv": "--label_column label text, stars",
-    "@/semicolons.csv": "--text_column text text;label",
     "@/unquoted.csv": "@/unquoted.csv quote",
     "@/more_fields.csv": "@/more_fields.csv line 4",
     "@/latin_1.csv": "@/latin_1.csv UTF-8",
@@ -174,7 +172,7 @@ DATA = {
     "@/numbers.jsonl": "--text_column 5",
     "@/lists.jsonl": "--label_column [1]",
     "@/reviews.txt": "@/reviews.txt .csv",
-    "@/reviews.json": "@/reviews.json .jsonl",
+    "@/reviews.json": "@/reviews.json no rows",
 }
 ONLY_TRAIN = [
     ("@/model", "@/model train"),

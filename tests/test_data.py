@@ -42,12 +42,18 @@ def write_any(path, rows):
     return path
 
 
-def load(path, rows=None, split="train"):
-    """(texts, labels, names, left out) of a file, which is written first if `rows` are given."""
+def load(path, rows=None, name="train"):
+    """(texts, labels, names, report) of a file, which is written first if `rows` are given."""
     if rows is not None:
         write_any(path, rows)
-    reviews, names, left_out = data.load_split(str(path), split)
-    return list(reviews), list(reviews.labels), names, left_out
+    reviews, names, report = split(path, name)
+    return list(reviews), list(reviews.labels), names, report
+
+
+def split(dataset, name="train", known=(), **settings):
+    """data.load_split, with the defaults of train.py."""
+    given = data.DEFAULTS | {"dataset_name": str(dataset), **settings}
+    return data.load_split(argparse.Namespace(**given), name, known)
 
 
 def columns(reviews):
@@ -60,11 +66,11 @@ KINDS = [".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_is_read_alone_and_in_a_folder(tmp_path, kind):
     texts, labels = map(list, zip(*ROWS, strict=True))
-    wanted = (texts, labels, ["negative", "positive"], "")
+    wanted = (texts, labels, ["negative", "positive"], [])
     assert load(tmp_path / f"reviews{kind}", ROWS) == wanted
     write_any(tmp_path / f"validation{kind}", ROWS)
-    assert load(tmp_path, split="validation") == wanted
-    assert data.load_split(str(tmp_path), "test")[0] is None
+    assert load(tmp_path, name="validation") == wanted
+    assert split(tmp_path, "test")[0] is None
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl.gz", ".csv.gz"])
@@ -137,7 +143,7 @@ def test_integers_with_missing_values_stay_integers(tmp_path, kind):
     assert load(tmp_path / f"train{kind}", rows)[1:] == (
         ["0", "1", "10", "2"],
         ["0", "1", "2", "10"],
-        ", dropped: 0 without text, 1 without label",
+        ["dropped: 0 without text, 1 without label"],
     )
 
 
@@ -157,7 +163,7 @@ def test_a_class_label_keeps_its_order_and_minus_one_is_missing(tmp_path):
         ["a", "c"],
         ["negative", "positive"],
         ["positive", "negative", "so"],
-        ", dropped: 0 without text, 1 without label",
+        ["dropped: 0 without text, 1 without label"],
     )
     assert load(tmp_path / "train.parquet") == wanted
 
@@ -173,15 +179,17 @@ def test_reviews_without_text_or_label_are_dropped_and_counted(tmp_path, kind):
         (None, None),
         ("four", " a "),
     ]
-    reviews, names, left_out = data.load_split(
-        str(write_any(tmp_path / f"train{kind}", rows)), "train"
-    )
+    reviews, names, report = split(write_any(tmp_path / f"train{kind}", rows))
     assert columns(reviews) == (
         ["one", "three", "four"],
         ["a", "b", "a"],
         [0, 4, 6],
     )
-    assert (names, left_out) == (["a", "b"], ", dropped: 3 without text, 1 without label")
+    assert names == ["a", "b"]
+    assert report == [
+        "dropped: 3 without text, 1 without label",
+        "label: read ' a ' (row 6) as 'a'",
+    ]
 
 
 def test_parquet_with_a_pandas_index_is_read(tmp_path):
@@ -189,7 +197,7 @@ def test_parquet_with_a_pandas_index_is_read(tmp_path):
     pandas.DataFrame(ROWS, columns=["text", "label"]).iloc[[2, 0, 1]].to_parquet(
         tmp_path / "train.parquet"
     )
-    reviews, _, _ = data.load_split(str(tmp_path), "train")
+    reviews, _, _ = split(tmp_path)
     texts, _, rows = columns(reviews)
     assert (texts, rows) == ([ROWS[i][0] for i in (2, 0, 1)], [0, 1, 2])
 
@@ -200,7 +208,7 @@ def test_rows_with_too_few_fields_miss_their_label(tmp_path):
         ["one", "three"],
         ["a", "b"],
         ["a", "b"],
-        ", dropped: 0 without text, 1 without label",
+        ["dropped: 0 without text, 1 without label"],
     )
 
 
@@ -268,14 +276,9 @@ def test_stratified_equals_its_definition(at_least):
             assert found.tolist() == sorted(wanted)
 
 
-def sampled(dataset, train=0, test=0, seed=42):
+def sampled(dataset, train=0, test=0, seed=42, **more):
     """data.load_train_and_test, with the report as one string."""
-    given = {
-        "dataset_name": str(dataset),
-        "text_column": "text",
-        "label_column": "label",
-        "seed": seed,
-    }
+    given = data.DEFAULTS | {"dataset_name": str(dataset), "seed": seed, **more}
     args = argparse.Namespace(**given, max_train_samples=train, max_eval_samples=test)
     reviews, names, report = data.load_train_and_test(args)
     return reviews["train"], reviews["eval"], names, "\n".join(report)
@@ -317,7 +320,7 @@ def test_training_texts_that_are_also_test_texts_are_dropped(tmp_path):
     train, test, _, report = sampled(tmp_path)
     assert train.rows.tolist() == [*range(2, 30), 31]
     assert test.rows.tolist() == [0, 1, 2]
-    assert "3 training reviews also appear in the test split and are dropped" in report
+    assert "3 training reviews have the text of a scored one and are dropped" in report
 
 
 def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):
@@ -338,7 +341,8 @@ def test_sampled_reviews_are_found_again_unless_the_file_changed(tmp_path, chang
     _, test, _, _ = sampled(path)
     identity = json.loads(json.dumps(test.identity()))  # as run.json keeps it
     settings = {"dataset_name": str(path), "text_column": "text", "label_column": "label"}
-    run = argparse.Namespace(reviews={"eval": identity}, settings=settings)
+    labels = ["negative", "positive"]
+    run = argparse.Namespace(reviews={"eval": identity}, settings=settings, labels=labels)
     assert columns(evaluate.find_again(run, "eval", {})) == columns(test)
     other = {"negative": "positive", "positive": "negative"}
     tiny.write(

@@ -192,4 +192,3 @@ def test_a_local_folder_takes_precedence_over_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(access, "with_timeout", lambda ask: pytest.fail("the Hub was asked"))
     access.connect("stanfordnlp/imdb")
-    assert access.commit_of("stanfordnlp/imdb") is None

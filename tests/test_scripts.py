@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import datasets
 import pytest
 import tiny
 import torch
@@ -139,13 +140,14 @@ def test_labels_are_matched_by_name_or_by_id(tmp_path, trained, reviews, names):
     assert scores["confusion_matrix"] == tiny.read(trained, "metrics.json")["confusion_matrix"]
 
 
-def test_classes_that_differ_by_case_alone_stay_two_classes(tmp_path, distilbert):
-    rows = [
-        (text, {"negative": "Good", "positive": "good"}[label])
-        for text, label in tiny.reviews(40, seed=3)
-    ]
+def test_classes_that_differ_by_case_alone_stay_two_if_a_class_label_says_so(tmp_path, distilbert):
+    texts, labels = zip(*tiny.reviews(40, seed=3), strict=True)
+    kinds = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["Good", "good"])}
+    columns = {"text": texts, "label": [int(label == "positive") for label in labels]}
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+    rows.to_parquet(tmp_path / "train.parquet")
     folder = tiny.train(
-        distilbert, tiny.write(tmp_path / "train.csv", rows), tmp_path / "run", num_train_epochs=1
+        distilbert, tmp_path / "train.parquet", tmp_path / "run", num_train_epochs=1
     )
     wanted = tiny.read(folder, "metrics.json")["confusion_matrix"]
     assert evaluated(folder, tmp_path / "out")["confusion_matrix"] == wanted

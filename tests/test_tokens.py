@@ -1,5 +1,6 @@
 """Token ids in memory and in files; large data sets, made of small ones by a low limit."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -224,7 +225,7 @@ import train
 from sentiment import data, tokens
 
 def counted(file, tokenizer, texts, stop):
-    if len(texts) > 1:  # one is the trial of the model
+    if len(texts) > 2:  # two are the trial of the model
         with open(os.environ["COUNT"], "a") as count:
             count.write("x")
     write(file, tokenizer, texts, stop)
@@ -269,8 +270,8 @@ def test_a_later_run_and_evaluate_use_the_file(
     names = files_in(cache)
     assert len(names) == 2
     monkeypatch.setattr(tokens, "write", never)
-    one_text = [torch.tensor([2, 5, 6, 3])]  # for the trial of the model
-    monkeypatch.setattr(tokens, "encode", lambda *given: one_text)
+    two_texts = [torch.tensor([2, 5, 3]), torch.tensor([2, 5, 6, 3])]  # for the model's trial
+    monkeypatch.setattr(tokens, "encode", lambda *given: two_texts)
     tiny.train(distilbert, reviews, tmp_path / "b", **SETTINGS)
     evaluate.main(["--model_name_or_path", str(first)])
     assert files_in(cache) == names
@@ -324,9 +325,13 @@ def test_a_signal_while_tokenizing_preempts_the_run(tmp_path, distilbert, name, 
     assert "no checkpoint yet" in resumed.stdout
 
 
+def whole(path):
+    return argparse.Namespace(**data.DEFAULTS, dataset_name=str(path))
+
+
 def test_tokens_of_reviews_go_with_their_labels(tmp_path, tokenizer, large):
     path = tiny.write(tmp_path / "train.csv", tiny.reviews(30, seed=9))
-    reviews, names, _ = data.load_split(str(path), "train")
+    reviews, names, _ = data.load_split(whole(path), "train")
     some = reviews.at(numpy.array([4, 7, 21]))
     encoded = tokens.encode_reviews(tokenizer, some, list(map(names.index, some.labels)))
     assert encoded.rows.tolist() == [4, 7, 21]
@@ -339,6 +344,6 @@ def test_tokens_of_reviews_go_with_their_labels(tmp_path, tokenizer, large):
 def test_the_digest_is_of_json(tmp_path):
     """Runs of earlier versions are found by it."""
     path = tiny.write(tmp_path / "train.csv", tiny.reviews(30, seed=9))
-    reviews, _, _ = data.load_split(str(path), "train")
-    whole = json.dumps([list(reviews), list(reviews.labels)]).encode()
-    assert reviews.sha256 == hashlib.sha256(whole).hexdigest()
+    reviews, _, _ = data.load_split(whole(path), "train")
+    content = json.dumps([list(reviews), list(reviews.labels)]).encode()
+    assert reviews.sha256 == hashlib.sha256(content).hexdigest()

@@ -3,13 +3,17 @@
 import argparse
 import math
 import sys
+from pathlib import Path
 
 from sentiment.errors import UserError
+from sentiment.labels import fold, label_name
+
+OTHERS = Path(__file__).with_name("flags.md")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
-        none = action.default is None or action.default is False
+        none = action.default is None or action.default is False or action.default == {}
         return action.help if none else super()._get_help_string(action)
 
 
@@ -25,7 +29,10 @@ class Parser(argparse.ArgumentParser):
         for index, arg in enumerate(args[:end]):
             if arg.startswith("--"):
                 flag, equals, value = arg.partition("=")
-                args[index] = "--" + flag[2:].replace("-", "_") + equals + value
+                flag = "--" + flag[2:].replace("-", "_")
+                args[index] = flag + equals + value
+                if flag not in self._option_string_actions and (way := replacement(flag)):
+                    raise UserError(f"{flag} is no flag here: {way}")
         return super().parse_args(args, namespace)
 
     def error(self, message):
@@ -47,3 +54,44 @@ def number(kind, low, high=math.inf, above=False):
         raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
 
     return parse
+
+
+def replacement(flag):
+    """What flags.md says of a flag of other scripts, or None."""
+    for line in OTHERS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `") and f"`{flag}`" in line.split("|")[1]:
+            return line.split("|")[2].strip().replace("`", "")
+    return None
+
+
+def label_map(text):
+    """An argparse type: "0=negative,1=positive" -> {"0": "negative", "1": "positive"}."""
+    pairs = [pair.rpartition("=") for pair in text.split(",")]
+    found = {label_name(label): label_name(name) for label, _, name in pairs}
+    names = set(found.values())
+    distinct = len(set(map(fold, found))) == len(pairs) and len(set(map(fold, names))) == len(names)
+    if "" in (*found, *names) or not distinct:
+        way = "expected LABEL=NAME,... with different labels, such as 0=negative,1=positive"
+        raise argparse.ArgumentTypeError(f"{way}; got {text!r}")
+    return found
+
+
+DATA_FLAGS = {
+    "dataset_config_name": "configuration of a data set on the Hub, or subfolder",
+    "dataset_revision": "branch, tag or commit of a data set on the Hub",
+    "train_split_name": "split to train on",
+    "validation_split_name": "split to score if there is no test split with labels; or none",
+    "test_split_name": "split to score; or none",
+    "text_column": "text column, or several, such as title,body, to join by a space",
+    "label_column": "label column: integers or strings",
+    "label_map": "names of labels, such as 0=negative,1=positive",
+}
+
+
+def add_data_flags(parser, defaults):
+    """Add DATA_FLAGS. defaults: those of train.py; {} for evaluate.py, which follows training."""
+    add = parser.add_argument_group("data").add_argument
+    for name, help in DATA_FLAGS.items():
+        kind = label_map if name == "label_map" else str
+        help += "" if defaults else " (default: as in training; of other data, as in train.py)"
+        add(f"--{name}", type=kind, default=defaults.get(name), help=help)

@@ -1,0 +1,89 @@
+"""What looks wrong in users' texts and labels: refused, or reported."""
+
+import re
+from collections import Counter
+
+import numpy
+from pyarrow import compute
+
+from sentiment.errors import UserError
+from sentiment.labels import INTEGER, READABLE_NAMES, number, some
+
+FEW = 10  # fewer labels are accepted even if each occurs once
+MOST_LABELS, MOST_LETTERS = 100, 40  # in one pattern, in one label
+
+
+def check_labels(reviews, settings):
+    """Raise UserError for labels that are no classes, and for a --label_map that no review has."""
+    counts, mapped = Counter(reviews.labels), settings.label_map.values()
+    if absent := [f"{x}={y}" for x, y in settings.label_map.items() if y not in counts]:
+        raise UserError(f"--label_map {absent[0]}: no review has that label; see {some(counts)}")
+    numbers = {name: value for name in counts if (value := number(name)) is not None}
+    measured = [x for x, value in numbers.items() if 2 * value % 1 and x not in mapped]
+    others = [name for name in counts if name not in numbers]
+    example, varied = next(iter(counts), ""), 2 * len(counts) > len(reviews)
+    several = f"{len(counts):,} different labels in {len(reviews):,} reviews"
+    if measured:  # half stars are classes
+        example, reason = measured[0], f"is a measurement, not a class; {several}"
+        way = "round it in the file, or name the classes with --label_map"
+    elif varied and 3 < len(counts) >= 2 * len(set(reviews.hashes)):
+        reason = f"is one of {several}, with fewer different texts: the columns look swapped"
+        way = f"give --text_column {settings.label_column} --label_column {settings.text_column}"
+    elif varied and len(counts) >= FEW:
+        reason, way = f"is no class; {several}", "choose another column"
+    elif len(numbers) > 1 and len(others) > 1 and not mapped:
+        example = next(iter(numbers))
+        reason = f"is a number, but other labels are names, such as {some(others[:1])}"
+        way = "join them by --label_map NUMBER=NAME,..."
+    else:
+        return
+    row = reviews.rows[(reviews.labels == example).argmax()]
+    given = f"--label_column {settings.label_column}: {some([example])} (row {row})"
+    raise UserError(f"{given} {reason}; {way}")
+
+
+def contradictions(reviews):
+    """A line on texts that occur with different labels, or none."""
+    order = reviews.hashes.argsort(kind="stable")
+    hashes, labels, rows = reviews.hashes[order], reviews.labels[order], reviews.rows[order]
+    found = numpy.flatnonzero((hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1]))
+    if not len(found):
+        return []
+    first = found[rows[found].argmin()]
+    example = f"{some([reviews.text(rows[first])])} (rows {rows[first]} and {rows[first + 1]})"
+    texts = len(set(hashes[found]))
+    return [f"{','.join(reviews.columns)}: {texts:,} have different labels, such as {example}"]
+
+
+def respelled(column, codes, labels, read, label_map):
+    """A line on labels that are read as others, or none. codes, labels: from data.encode; read:
+    from labels.read.
+    """
+    lines = []
+    for i, row in zip(*numpy.unique(codes, return_index=True), strict=True):
+        label, name = labels[i], read[labels[i]]
+        known = (label, READABLE_NAMES.get(label), "", *label_map.values())
+        if isinstance(label, str) and name not in known and not INTEGER.fullmatch(label):
+            lines += [f"{some([repr(label)])} (row {row}) as {some([repr(name)])}"]
+    return [f"{column}: read {', '.join(lines[:5])}{', ...' * (len(lines) > 5)}"] if lines else []
+
+
+def stray_quotes(columns, labels):
+    """A line on texts that hold whole rows of a CSV file, or none. columns: of the texts."""
+    short = [x.strip() for x in labels if isinstance(x, str) and 0 < len(x.strip()) <= MOST_LETTERS]
+    if not short:
+        return []
+    names = "|".join(map(re.escape, short[:MOST_LABELS]))
+    label, line = rf'"?(?:{names})"?', r"[^\n]*"
+    # Each line but the last ends with a label, perhaps before other columns; or each but the first
+    # starts with one.
+    pattern = rf"\A(?:{line}[,;\t]{label}(?:[,;\t]{line})?\r?\n)+{line}\z"
+    pattern += rf"|\A{line}(?:\n{label}[,;\t]{line})+\s*\z"
+    report = []
+    for name, column in columns.items():
+        rows = numpy.flatnonzero(compute.match_substring_regex(column, pattern))
+        if len(rows):
+            inside = column[int(rows[0])].as_py().strip().count("\n")
+            seems = f"row {rows[0]} seems to hold {inside} other rows; check for a stray quote"
+            report += [f"{name}: {seems} ({len(rows):,} such texts)"]
+    return report

@@ -1,0 +1,148 @@
+"""Where reviews come from: a file, a folder or the Hub -> the rows of a split."""
+
+import functools
+import glob
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from sentiment.errors import UserError
+from sentiment.hub import access
+from sentiment.labels import class_names
+
+READERS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json"}
+READERS |= {"parquet": "parquet"}
+# train.csv, or a shard such as train-00000-of-00002.csv
+NAME = rf"(.+?)(?:-(\d+)-of-(\d+)\b.*)?\.({'|'.join(READERS)})(?:\.gz)?"
+SEPARATORS = {",": "", ";": "separated by semicolons", "\t": "separated by tabs"}
+SEPARATORS |= {"|": "separated by |"}
+UNLABELLED = "unsup"  # a folder of Stanford's aclImdb
+
+
+class Split(NamedTuple):
+    rows: object  # datasets.Dataset
+    where: str  # for messages
+    note: str = ""  # how it was read
+    commit: str | None = None  # on the Hub
+
+
+def read(settings, split):
+    """The Split of that name, or None. Raises UserError, and OSError for a full disk.
+
+    settings: data.DEFAULTS and dataset_name.
+    """
+    found, name = splits(settings), settings.dataset_name
+    content = found.get(split, found.get(split.lower()))
+    if isinstance(content, Path):
+        return read_class_folders(content) if content.is_dir() else read_files([content])
+    if isinstance(content, list):
+        parts = [re.fullmatch(NAME, file.name.lower()).groups() for file in content]
+        total, kind = parts[0][2:]
+        wanted = [(number, total, kind) for number in range(int(total or 1))]
+        if sorted((int(part[1] or 0), *part[2:]) for part in parts) != wanted:
+            files = ", ".join(file.name for file in content)
+            raise UserError(f"{name}: {split} needs {len(wanted)} .{kind}, but there is {files}")
+        return read_files(content)
+    if content is None:
+        return None
+    cached = [] if Path(name).exists() else content.cache_files  # none if read into memory
+    commit = Path(cached[0]["filename"]).parent.name if cached else None
+    return Split(content, f"{name}, split {split}", commit=commit)
+
+
+def splits(settings):
+    """{name of a split: its rows, a list of its files, its only file, or the folder of its
+    classes}. Raises UserError.
+    """
+    name, config = settings.dataset_name, settings.dataset_config_name
+    revision, path = settings.dataset_revision, Path(name)
+    if not path.exists():
+        return from_hub(name, config, revision)
+    if revision != "main":
+        raise UserError(f"--dataset_revision {revision}: {name} is local")
+    if config and not (path / config).is_dir():
+        raise UserError(f"--dataset_config_name {config}: {name} has no such folder")
+    path = path / (config or "")
+    if path.is_file():
+        return {settings.train_split_name: path}
+    if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+        with reading(path) as datasets:
+            saved = datasets.load_from_disk(path)
+        return saved if isinstance(saved, dict) else {settings.train_split_name: saved}
+    classes = [each for each in path.glob("*/[!.]*") if any(each.glob("*.txt"))]
+    found = {each.parent.name.lower(): each.parent for each in classes}
+    for place in (path / "data", path):  # later ones win
+        whole, shards = {}, {}
+        for file in sorted(place.iterdir()) if place.is_dir() else []:
+            if match := re.fullmatch(NAME, file.name.lower()):
+                kind = shards if match[2] else whole
+                kind.setdefault(match[1], []).append(file)
+        found |= shards | whole
+    return found
+
+
+def describe(settings):
+    """For messages about a split that is missing."""
+    found, kinds = ", ".join(splits(settings)) or "none", ", .".join(READERS)
+    possible = f"; in a folder, they are SPLIT.{kinds} or SPLIT/CLASS/*.txt"
+    return f"its splits: {found}{possible if Path(settings.dataset_name).exists() else ''}"
+
+
+@functools.cache  # one call for each split
+def from_hub(name, config, revision):
+    """{split: datasets.Dataset}. Raises UserError, OSError."""
+    with reading(name) as datasets:
+        return datasets.load_dataset(name, config, revision=revision)
+
+
+def read_files(paths):
+    """One file, or all shards. CSV fields stay strings, "NA" and "007" included."""
+    path, options, note = paths[0], {}, ""
+    match = re.fullmatch(NAME, path.name.lower())
+    if not match:
+        supported = f".{', .'.join(READERS)}; texts also with .gz"
+        raise UserError(f"{path}: unknown file type; supported: {supported}")
+    reader = READERS[match[4]]
+    with reading(path) as datasets:
+        if reader == "csv":
+            import pandas  # as late as datasets, which brings it
+
+            headers = {mark: pandas.read_csv(path, nrows=0, sep=mark) for mark in SEPARATORS}
+            mark = max(headers, key=lambda mark: headers[mark].shape[1])
+            note, options = SEPARATORS[mark], {"sep": mark, "keep_default_na": False}
+            # No type is guessed: one guessed from the first rows may not fit.
+            options["converters"] = dict.fromkeys(headers[mark].columns, str)
+        paths = [glob.escape(str(path)) for path in paths]
+        rows = datasets.load_dataset(reader, data_files=paths, split="train", **options)
+    if reader == "csv" and any(name.startswith("__index_level_") for name in rows.column_names):
+        raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
+    return Split(rows, str(path), note)
+
+
+def read_class_folders(folder):
+    """FOLDER/pos/*.txt, FOLDER/neg/*.txt: each folder is a class, each file a text."""
+    found = [each.name for each in folder.glob("[!.]*") if any(each.glob("*.txt"))]
+    names, parts = class_names(set(found) - {UNLABELLED}), []
+    with reading(folder) as datasets:
+        for label, name in enumerate(names):
+            texts = glob.escape(str(folder / name)) + "/*.txt"
+            part = datasets.load_dataset("text", data_files=texts, sample_by="document")["train"]
+            parts.append(part.add_column("label", [label] * len(part)))
+        rows = datasets.concatenate_datasets(parts)
+        rows = rows.cast_column("label", datasets.ClassLabel(names=names))
+    note = f"{UNLABELLED} has no labels and is skipped" if len(names) < len(found) else ""
+    return Split(rows, str(folder), note)
+
+
+@contextmanager
+def reading(name):
+    """Yield the datasets library. Its errors in the block become a UserError."""
+    datasets = access.quiet_datasets()
+    try:
+        yield datasets
+    except Exception as error:  # readers of many formats share no error type
+        cause = error.__cause__ or error
+        if isinstance(cause, MemoryError) or (type(cause) is OSError and cause.errno):
+            raise cause from None  # a full disk, for example
+        raise access.unavailable(name, cause) from error
