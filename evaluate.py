@@ -104,7 +104,8 @@ def find_again(run, name, now):
 
     now: settings that differ, such as another path to the data set.
     """
-    identity, settings = run.reviews[name], Namespace(**data.DEFAULTS | run.settings | now)
+    trained = data.DEFAULTS | run.settings
+    identity, settings = run.reviews[name], Namespace(**trained | now)
     rows = identity["rows"]
     if rows == data.BY_SETTINGS:
         reviews = data.load_train_and_test(settings)[0][name]
@@ -114,6 +115,8 @@ def find_again(run, name, now):
             reviews = reviews.at(numpy.isin(reviews.rows, rows))
     if reviews and reviews.sha256 == identity["sha256"]:
         return reviews
+    if other := [f"--{x}" for x in data.DEFAULTS if getattr(settings, x) != trained[x]]:
+        raise UserError(f"{', '.join(other)}: not as in training, so other reviews; drop it")
     changed = f"the {identity['split']} reviews that run.json names have changed since training"
     train = identity["split"] == settings.train_split_name
     way = "drop --baseline, or use --split train" if train else "use --max_eval_samples"

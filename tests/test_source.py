@@ -618,6 +618,16 @@ def test_evaluation_names_the_split_that_was_scored(tmp_path, distilbert, scored
         assert (scores["split"], scores["reviews"]) == (split, reviews), argv
 
 
+def test_evaluation_with_other_flags_than_training_names_them(tmp_path, distilbert, refusal):
+    rows = [(text, text.upper(), label) for text, label in ROWS]
+    path = write(tmp_path / "train.csv", rows, ["text", "body", "label"])
+    folder = tiny.train(distilbert, path, tmp_path / "run", num_train_epochs=1)
+    argv = ["--model_name_or_path", folder, "--output_dir", tmp_path / "out"]
+    assert "--text_column: not as in training" in refusal(
+        evaluate.main, [*argv, "--text_column", "body"]
+    )
+
+
 def test_the_saved_model_and_evaluation_use_mapped_names(tmp_path, distilbert):
     rows = [(text, int(label == "positive")) for text, label in ROWS]
     path = write(tmp_path / "train.csv", rows)
