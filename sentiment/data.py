@@ -143,8 +143,6 @@ def choose_columns(settings, there, where):
     wrong += [f"--label_column {label}"] if label not in there else []
     if wrong:
         raise UserError(f"{' and '.join(wrong)}: {where} has columns {rules.some(there, 20)}")
-    if label in texts:
-        raise UserError(f"--text_column {text}: it holds the label; name other columns")
     return texts, label
 
 

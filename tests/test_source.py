@@ -296,7 +296,10 @@ def test_text_columns_are_joined_by_one_space(tmp_path):
 def test_a_text_column_that_holds_the_label_is_refused(tmp_path):
     path = write(tmp_path / "train.csv", ROWS)
     for column in ("text,label", "label"):
-        assert "holds the label" in refused(path, text_column=column)
+        assert "is in the text, too; change --text_column" in refused(path, text_column=column)
+    error = refused(path, label_column="text")
+    assert "--label_column text" in error
+    assert "40 different labels" in error
 
 
 BROKEN = {

@@ -14,7 +14,7 @@ MOST_LABELS, MOST_LETTERS = 100, 40  # in one pattern, in one label
 
 
 def check_labels(reviews, settings):
-    """Raise UserError for labels that are no classes, and for a --label_map that no review has."""
+    """Raise UserError for labels that are no classes or in the text, or a useless --label_map."""
     counts, mapped = Counter(reviews.labels), settings.label_map.values()
     if absent := [f"{x}={y}" for x, y in settings.label_map.items() if y not in counts]:
         raise UserError(f"--label_map {absent[0]}: no review has that label; see {some(counts)}")
@@ -35,6 +35,8 @@ def check_labels(reviews, settings):
         example = next(iter(numbers))
         reason = f"is a number, but other labels are names, such as {some(others[:1])}"
         way = "join them by --label_map NUMBER=NAME,..."
+    elif settings.label_column in reviews.columns:
+        reason, way = "is in the text, too", "change --text_column"
     else:
         return
     row = reviews.rows[(reviews.labels == example).argmax()]
