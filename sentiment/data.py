@@ -22,6 +22,7 @@ from sentiment.tokens import LARGE, join
 HELD_OUT = "held out of train"  # in place of test
 BY_SETTINGS = "sampled by the settings"  # in place of the row numbers of a large sample
 NO_SPLIT = "none"  # for --test_split_name
+MIXED = pyarrow.JsonType  # a column of JSON with several types
 # The settings that name the data, and their defaults.
 DEFAULTS = {
     "dataset_config_name": None,
@@ -154,9 +155,7 @@ def values(column):
 def as_texts(column, where):
     """The column as large_string. Raises UserError."""
     first = next((value for value in values(column) if value is not None), "")
-    if not isinstance(first, str) or isinstance(
-        column.type, pyarrow.JsonType
-    ):  # JSON: several types
+    if not isinstance(first, str) or isinstance(column.type, MIXED):
         found = rules.some([repr(first)])
         raise UserError(f"{where}: texts must all be strings, unlike {found}; see --text_column")
     return column.cast(pyarrow.large_string())
@@ -167,10 +166,9 @@ def encode(column, names, where):
 
     names: a ClassLabel's, which takes the place of numbers.
     """
-    if pyarrow.types.is_nested(column.type) or isinstance(column.type, pyarrow.JsonType):
-        found = rules.some([repr(column[0].as_py())])
-        reason = f"labels must be all integers or all strings, unlike {found}"
-        raise UserError(f"{where}: {reason}; see --label_column")
+    if pyarrow.types.is_nested(column.type) or isinstance(column.type, MIXED):
+        found = f"unlike {rules.some([repr(column[0].as_py())])}; see --label_column"
+        raise UserError(f"{where}: labels must be all integers or all strings, {found}")
     encoded = column.dictionary_encode().combine_chunks()
     labels = encoded.dictionary.to_pylist()
     labels = [names[i] if i >= 0 else None for i in labels] if names else labels
@@ -233,17 +231,14 @@ def load_train_and_test(settings):
     for each in (train, test):
         if not each:
             raise UserError(f"{name}: no review is left in {each.split} ({'; '.join(report)})")
-    whole = train, test
+    sizes = len(train), len(test)
     train = train.sample(settings.max_train_samples, f"{settings.seed}/train", at_least=1)
     test = test.sample(settings.max_eval_samples, f"{settings.seed}/test")
     if len(set(train.labels)) < 2:
-        way = "; see --max_train_samples" if len(train) < len(whole[0]) else ""
+        way = "; see --max_train_samples" if len(train) < sizes[0] else ""
         raise UserError(f"{name}: training needs two classes or more, not {train.summary()}{way}")
-    shares = [
-        f"{'all' if len(part) == len(all_) else 'a sample of'} {part.summary()}"
-        for part, all_ in zip((train, test), whole, strict=True)
-    ]
-    report += [f"used: {shares[0]} to train, {shares[1]} to score"]
+    used = [f"{len(part):,} of {size:,}" for part, size in zip((train, test), sizes, strict=True)]
+    report += [f"used: {used[0]} reviews to train, {used[1]} to score"]
     return {"train": train, "eval": test}, classes, report
 
 

@@ -223,9 +223,9 @@ def test_the_report_says_what_is_used(tmp_path):
     write(tmp_path / "test.csv", [(f"other {i}", "ab"[i % 2]) for i in range(300)])
     train_set, test_set, _, report = load(tmp_path)
     assert (len(train_set), len(test_set)) == (1500, 300)
-    assert report[-1].startswith("used: all 1,500 reviews (a: 750, b: 750) to train, all 300")
+    assert report[-1] == "used: 1,500 of 1,500 reviews to train, 300 of 300 to score"
     report = load(tmp_path, max_train_samples=1000)[3]
-    assert report[-1].startswith("used: a sample of 1,000 reviews (a: 500, b: 500) to train, all")
+    assert report[-1] == "used: 1,000 of 1,500 reviews to train, 300 of 300 to score"
 
 
 UNLABELLED = {
