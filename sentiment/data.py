@@ -255,7 +255,7 @@ def load_test(settings, classes):
         try:
             test, _, notes = load_split(settings, split, classes)
         except UserError as error:
-            raise UserError(f"{error} (--{flag} {NO_SPLIT} goes on without it)") from error
+            raise UserError(f"{error} (--{flag} {NO_SPLIT} leaves it out)") from error
         if test is None and split != DEFAULTS[flag]:
             raise UserError(f"--{flag} {split}: no such split; {source.describe(settings)}")
         if test is None:
