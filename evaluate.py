@@ -55,7 +55,7 @@ def parse_args(argv):
     add("--hub_model_id", metavar="USER/REPO", help=help)
     help = "create the repository as private"
     add("--private", action="store_true", help=help)
-    add_data_flags(parser, {})
+    add_data_flags(parser, data.FLAGS, trained=True)
     return parser.parse_args(argv)
 
 

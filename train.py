@@ -74,7 +74,7 @@ def parse_args(argv):
     seeds = number(int, 0, 2**32 - 1)
     add("--seed", type=seeds, default=42, help="for samples, head, data order and dropout")
     add("--report_to", default="none", help="an Accelerate tracker, such as tensorboard")
-    add_data_flags(parser, data.DEFAULTS)
+    add_data_flags(parser, data.FLAGS)
     args = parser.parse_args(argv)
     for name, default in (("max_train_samples", 1000), ("max_eval_samples", 100)):
         if getattr(args, name) is None:

@@ -23,17 +23,18 @@ HELD_OUT = "held out of train"  # in place of test
 BY_SETTINGS = "sampled by the settings"  # in place of the row numbers of a large sample
 NO_SPLIT = "none"  # for --test_split_name
 MIXED = pyarrow.JsonType  # a column of JSON with several types
-# The settings that name the data, and their defaults.
-DEFAULTS = {
-    "dataset_config_name": None,
-    "dataset_revision": "main",
-    "train_split_name": "train",
-    "validation_split_name": "validation",
-    "test_split_name": "test",
-    "text_column": "text",
-    "label_column": "label",
-    "label_map": {},
+# The settings that name the data: (default, help).
+FLAGS = {
+    "dataset_config_name": (None, "configuration of a data set on the Hub, or subfolder"),
+    "dataset_revision": ("main", "branch, tag or commit of a data set on the Hub"),
+    "train_split_name": ("train", "split to train on"),
+    "validation_split_name": ("validation", "split to score if test has no labels; or none"),
+    "test_split_name": ("test", "split to score; or none"),
+    "text_column": ("text", "text column, or several, such as title,body, to join by a space"),
+    "label_column": ("label", "label column: integers or strings"),
+    "label_map": ({}, "names of labels, such as 0=negative,1=positive"),
 }
+DEFAULTS = {name: default for name, (default, _) in FLAGS.items()}
 
 
 @dataclass
@@ -67,10 +68,10 @@ class Reviews(Sequence):
 
     def without(self, others):
         """Those whose text is not among `others`. Compares hashes first, to save memory."""
-        suspects = numpy.flatnonzero(numpy.isin(self.hashes, others.hashes)).tolist()
-        known, kept = {self[i] for i in suspects}.intersection(others), numpy.ones(len(self), bool)
-        kept[[i for i in suspects if self[i] in known]] = False
-        return self.at(kept)
+        found = numpy.isin(self.hashes, others.hashes)
+        known = set(self.at(found)).intersection(others)
+        found[found] = [text in known for text in self.at(found)]
+        return self.at(~found)
 
     def sample(self, size, seed, at_least=0):
         """`size` of the reviews by `stratified`, or all of them for 0."""

@@ -1,5 +1,6 @@
 """Forward passes: token ids -> logits, for train.py, evaluate.py and predict.py."""
 
+import itertools
 import os
 import sys
 import traceback
@@ -46,7 +47,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     order, rows = [], [torch.empty(0, model.config.num_labels, device=model.device)]
     remaining = set(range(len(ids)))
     # around all passes: weights are cast once
-    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
         while remaining:
             try:
@@ -72,13 +73,11 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
     # Of the same size on all ranks, whatever their memory.
     chunks, size = [], (64 if model.device.type == "cpu" else 256) * accelerator.num_processes
     bar = tqdm(desc="scored", total=len(ids), disable=not accelerator.is_main_process, **BAR)
-    for start in range(0, len(ids), size):
-        chunk = range(start, min(start + size, len(ids)))
-        lengths = {i: len(ids[i]) for i in chunk}
-        mine = batches.share(chunk, lengths, accelerator.process_index, accelerator.num_processes)
-        own = logits(model, [ids[i] for i in mine], precision, max_tokens=max_tokens)
+    reviews, ranks = iter(ids), (accelerator.process_index, accelerator.num_processes)
+    while chunk := list(itertools.islice(reviews, size)):
+        mine = batches.share(range(len(chunk)), list(map(len, chunk)), *ranks)
         rows = torch.zeros(len(chunk) + 1, model.config.num_labels)  # the last row is the stop flag
-        rows[[i - start for i in mine]] = own
+        rows[mine] = logits(model, [chunk[i] for i in mine], precision, max_tokens=max_tokens)
         rows[-1] = bool(stop)
         rows = distributed.all_reduce(accelerator, rows.to(accelerator.device)).cpu()
         if rows[-1].any():
@@ -103,10 +102,9 @@ def token_budget(model):
 
 
 def recover(error, max_tokens, longest):
-    """The token budget for another try after `error`: half of it if memory ran out, the same if an
-    operation has no deterministic kernel. Raises any other error.
-
-    RunError: not even one review of `longest` tokens fitted.
+    """The token budget for another try: half of it if memory ran out, the same if an operation has
+    no deterministic kernel. Raises any other `error`; RunError: not even one review of `longest`
+    tokens fitted.
     """
     if "does not have a deterministic implementation" in str(error):
         torch.use_deterministic_algorithms(False)

@@ -65,9 +65,8 @@ def read_breaks_as_spaces(tokenizer):
     backend = tokenizer.backend_tokenizer
     is_token = any("<br" in token for token in tokenizer.get_added_vocab())
     if not is_token and HTML_BREAKS not in str(backend.normalizer):  # train.py's models have it
-        own = [backend.normalizer] if backend.normalizer else []
-        breaks = normalizers.Replace(Regex(HTML_BREAKS), " ")
-        backend.normalizer = normalizers.Sequence([breaks, *own])
+        steps = normalizers.Replace(Regex(HTML_BREAKS), " "), backend.normalizer
+        backend.normalizer = normalizers.Sequence(list(filter(None, steps)))
 
 
 def agree(tokenizer, classifier):

@@ -83,7 +83,7 @@ def quiet_datasets():
 def check_cache(folder, variable):
     with suppress(OSError):  # the next line says more
         os.makedirs(folder, exist_ok=True)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         variable = variable if variable in os.environ else "HF_HOME"
         raise UserError(f"the cache {folder} cannot be written; set {variable} to another folder")
 

@@ -36,7 +36,7 @@ def check_labels(reviews, settings):
         reason = f"is a number, but other labels are names, such as {some(others[:1])}"
         way = "join them by --label_map NUMBER=NAME,..."
     elif settings.label_column in reviews.columns:
-        reason, way = "is in the text, too", "change --text_column"
+        reason, way = "is part of its own text", "give another --text_column"
     else:
         return
     row = reviews.rows[(reviews.labels == example).argmax()]
@@ -85,7 +85,8 @@ def stray_quotes(columns, labels):
     for name, column in columns.items():
         rows = numpy.flatnonzero(compute.match_substring_regex(column, pattern))
         if len(rows):
-            inside = column[int(rows[0])].as_py().strip().count("\n")
-            seems = f"row {rows[0]} seems to hold {inside} other rows; check for a stray quote"
-            report += [f"{name}: {seems} ({len(rows):,} such texts)"]
+            text = column[int(rows[0])].as_py().strip()
+            inside = text.count("\n")
+            seems = f"{some([text])} (row {rows[0]}) seems to hold {inside} other rows"
+            report += [f"{name}: {seems}; check for a stray quote ({len(rows):,} such texts)"]
     return report

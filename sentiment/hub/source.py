@@ -16,7 +16,6 @@ READERS |= {"parquet": "parquet"}
 # train.csv, or a shard such as train-00000-of-00002.csv
 NAME = rf"(.+?)(?:-(\d+)-of-(\d+)\b.*)?\.({'|'.join(READERS)})(?:\.gz)?"
 SEPARATORS = {",": "", ";": "separated by semicolons", "\t": "separated by tabs"}
-SEPARATORS |= {"|": "separated by |"}
 UNLABELLED = "unsup"  # a folder of Stanford's aclImdb
 
 

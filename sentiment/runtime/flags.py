@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ OTHERS = Path(__file__).with_name("flags.md")
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
-        none = action.default is None or action.default is False or action.default == {}
+        none = action.default in (None, {}) or action.default is False
         return action.help if none else super()._get_help_string(action)
 
 
@@ -58,10 +59,8 @@ def number(kind, low, high=math.inf, above=False):
 
 def replacement(flag):
     """What flags.md says of a flag of other scripts, or None."""
-    for line in OTHERS.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| `") and f"`{flag}`" in line.split("|")[1]:
-            return line.split("|")[2].strip().replace("`", "")
-    return None
+    row = re.search(rf"\n\|[^|]*`{flag}`[^|]*\| (.*) \|", OTHERS.read_text(encoding="utf-8"))
+    return row and row[1].replace("`", "")
 
 
 def label_map(text):
@@ -76,22 +75,14 @@ def label_map(text):
     return found
 
 
-DATA_FLAGS = {
-    "dataset_config_name": "configuration of a data set on the Hub, or subfolder",
-    "dataset_revision": "branch, tag or commit of a data set on the Hub",
-    "train_split_name": "split to train on",
-    "validation_split_name": "split to score if there is no test split with labels; or none",
-    "test_split_name": "split to score; or none",
-    "text_column": "text column, or several, such as title,body, to join by a space",
-    "label_column": "label column: integers or strings",
-    "label_map": "names of labels, such as 0=negative,1=positive",
-}
-
-
-def add_data_flags(parser, defaults):
-    """Add DATA_FLAGS. defaults: those of train.py; {} for evaluate.py, which follows training."""
+def add_data_flags(parser, flags, trained=False):
+    """Add data.FLAGS. trained: without defaults, since those of training hold."""
     add = parser.add_argument_group("data").add_argument
-    for name, help in DATA_FLAGS.items():
+    for name, (default, help) in flags.items():
         kind = label_map if name == "label_map" else str
-        help += "" if defaults else " (default: as in training; of other data, as in train.py)"
-        add(f"--{name}", type=kind, default=defaults.get(name), help=help)
+        if trained:
+            default, help = (
+                None,
+                f"{help} (default: as in training; of other data, {default or 'none'})",
+            )
+        add(f"--{name}", type=kind, default=default, help=help)
