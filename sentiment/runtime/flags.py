@@ -76,13 +76,13 @@ def label_map(text):
 
 
 def add_data_flags(parser, flags, trained=False):
-    """Add data.FLAGS. trained: without defaults, since those of training hold."""
+    """Add data.FLAGS. trained: no defaults; those of training hold."""
     add = parser.add_argument_group("data").add_argument
     for name, (default, help) in flags.items():
         kind = label_map if name == "label_map" else str
         if trained:
             default, help = (
                 None,
-                f"{help} (default: as in training; of other data, {default or 'none'})",
+                f"{help} (default: as in training, else {default or 'none'})",
             )
         add(f"--{name}", type=kind, default=default, help=help)
