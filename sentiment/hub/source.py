@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from huggingface_hub import DatasetCard, constants, is_offline_mode
+from huggingface_hub.file_download import repo_folder_name
+
 from sentiment.errors import UserError
 from sentiment.hub import access
 from sentiment.labels import class_names
@@ -92,7 +95,25 @@ def describe(settings):
 def from_hub(name, config, revision):
     """{split: datasets.Dataset}. Raises UserError, OSError."""
     with reading(name) as datasets:
+        if is_offline_mode() and not config:
+            config = cached_default(name)
         return datasets.load_dataset(name, config, revision=revision)
+
+
+def cached_default(name):
+    """The default configuration by the cached card; offline, the library takes any it has. None
+    without a card, ValueError without a default.
+    """
+    from datasets.utils.metadata import MetadataConfigs
+
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+    for card in folder.glob("snapshots/*/README.md"):
+        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+        default = configs.get_default_config_name()
+        if configs and not default:
+            raise ValueError(f"available: {list(configs)}")
+        return default
+    return None
 
 
 def read_files(paths):
