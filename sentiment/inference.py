@@ -30,7 +30,7 @@ def passes(model, ids, chosen, max_tokens, labels=None):
         side = getattr(model, "padding_side", "right")  # trial.check sets it
         inputs = batches.pad(reviews, model.pad_token_id, model.device, side)
         if packed:
-            inputs = packing.add_layout(inputs, [lengths[i] for i in group])
+            packing.add_layout(inputs)
         yield group, inputs, torch.tensor(classes, device=model.device)
 
 

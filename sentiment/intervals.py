@@ -2,6 +2,9 @@
 
 import math
 
+from scipy.optimize import brentq
+from scipy.stats import binomtest
+
 Z = 1.959963984540054  # the normal distribution's 97.5% point
 
 
@@ -9,10 +12,7 @@ def wilson(successes, trials):
     """For a proportion, such as accuracy: the score method (Wilson 1927)."""
     if not trials:
         return 0.0, 1.0
-    p, zz = successes / trials, Z * Z
-    middle = (p + zz / (2 * trials)) / (1 + zz / trials)
-    half = Z * math.sqrt(p * (1 - p) / trials + zz / (4 * trials * trials)) / (1 + zz / trials)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return tuple(map(float, binomtest(successes, trials).proportion_ci(method="wilson")))
 
 
 def f1(true_positives, errors):
@@ -28,18 +28,12 @@ def roc_auc(auc, positives, negatives):
     """For the area under the ROC curve: method 5 of Newcombe (2006, Statistics in Medicine 25)."""
     half = (positives + negatives) / 2 - 1
 
-    def limit(outside):  # where `auc` is 1.96 standard errors away, by bisection
-        inside = auc
-        for _ in range(60):
-            t = (inside + outside) / 2
-            spread = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
-            if abs(t - auc) > Z * math.sqrt(t * (1 - t) * spread / (positives * negatives)):
-                outside = t
-            else:
-                inside = t
-        return inside
+    def excess(t):  # 0 where `auc` is 1.96 standard errors away from an area of t
+        spread = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
+        return abs(t - auc) - Z * math.sqrt(t * (1 - t) * spread / (positives * negatives))
 
-    return limit(0.0), limit(1.0)
+    # `excess` is 0 at an `auc` of 0 or 1, too: start beside it.
+    return tuple(brentq(excess, auc + 1e-9 * (end - auc), end) for end in (0.0, 1.0))
 
 
 def mean(limits):

@@ -351,14 +351,14 @@ def test_attention_dropout_zeroes_weights_and_scales_the_others(dropout):
     """With unit vectors as values, the output is the attention weights."""
     query, key, _ = states(24)
     value = torch.eye(8).repeat(3, 1)[:, None].expand(24, 2, 8)
-    weights, found = (attention.by_review(query, key, value, [(3, 8)], p) for p in (0.0, dropout))
+    weights, found = (attention.by_review(query, key, value, [[8] * 3], p) for p in (0.0, dropout))
     zero = found == 0
     assert zero.float().mean() == pytest.approx(dropout, abs=0.07)  # of 384
     assert torch.allclose(found[~zero], weights[~zero] / (1 - dropout))
 
 
 def test_attention_dropout_is_unbiased_and_depends_on_the_seed():
-    groups = [(1, 12), (2, 6)]
+    groups = [[12], [6, 6]]
     query, key, value = states(24)
     exact, total = attention.by_review(query, key, value, groups, 0.0), []
     for seed in range(2000):

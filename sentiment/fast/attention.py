@@ -14,22 +14,20 @@ NAME = "packed"
 LENGTHS = 16  # on a CPU, reviews are padded to a multiple; see packing.TOKENS
 
 
-def attend(module, query, key, value, mask, scaling, dropout=0.0, **kwargs):
+def attend(module, query, key, value, mask, layout=None, context=None, **options):
     """As transformers calls it. With a `layout`: [1, heads, T, D] -> [1, T, heads, D].
 
     With a `context` [1, T, H] for keys and values, queries are first tokens: [1, heads, B, D].
     """
-    layout, context = kwargs.pop("layout", None), kwargs.pop("context", None)
     if layout is None:
-        stock = AttentionInterface()["sdpa"]
-        return stock(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
+        return AttentionInterface()["sdpa"](module, query, key, value, mask, **options)
+    scaling, dropout = options["scaling"], options["dropout"]
+    # [T, heads, D], without a copy
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     if context is not None:
         distilbert = hasattr(module, "k_lin")
         linear = (module.k_lin, module.v_lin) if distilbert else (module.key, module.value)
-        shape = (-1, query.shape[3])
-        key, value = (layer(context).unflatten(2, shape).transpose(1, 2) for layer in linear)
-    # [T, heads, D], without a copy
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        key, value = (layer(context)[0].unflatten(1, query.shape[1:]) for layer in linear)
     if layout.groups is not None:
         attended = by_review(query * scaling, key, value, layout.groups, dropout)
     else:
@@ -48,8 +46,8 @@ def kernel_supports(model, precision):
         return False
     flash = precision != "no" and torch.cuda.get_device_capability(model.device) >= (8, 0)
     # The other kernel draws another dropout mask in its backward pass.
-    drops = not flash and any(getattr(config, name, 0) for name in ATTENTION_DROPOUT)
-    return config.hidden_size // config.num_attention_heads % 8 == 0 and not drops
+    drops = any(getattr(config, name, 0) for name in ATTENTION_DROPOUT)
+    return config.hidden_size // config.num_attention_heads % 8 == 0 and (flash or not drops)
 
 
 def by_kernel(query, key, value, layout, scaling, dropout):
@@ -67,32 +65,30 @@ def by_kernel(query, key, value, layout, scaling, dropout):
     return ops._efficient_attention_forward(*given, scale=scaling)[0][0]
 
 
+@torch.autocast("cpu", enabled=False)  # its softmax in fp32 would only be rounded again
 def by_review(query, key, value, groups, dropout):
     """Attention within each review on a CPU: [T, heads, D], or [B, heads, D] for first tokens."""
-    # only then is torch's kernel faster
-    fused = query.dtype == torch.float32 and not dropout
     if dropout:
         value = value / (1 - dropout)
-    tokens = [count * length for count, length in groups]
-    rows = tokens if len(query) == len(key) else [count for count, _ in groups]
+    tokens = list(map(sum, groups))
+    rows = tokens if len(query) == len(key) else list(map(len, groups))
     tokens, rows = [*tokens, len(key) - sum(tokens)], [*rows, len(query) - sum(rows)]  # padding
     attended = []
-    with torch.autocast("cpu", enabled=False):  # its softmax in fp32 would only be rounded again
-        parts = zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=False)
-        for *states, (count, _) in parts:
-            # [count, heads, tokens, D]
-            states = [part.unflatten(0, (count, -1)).transpose(1, 2) for part in states]
-            if fused:
-                result = scaled_dot_product_attention(*states, scale=1.0)
-            else:
-                result = by_products(*states, dropout)
-            attended.append(result.transpose(1, 2).flatten(0, 1))
+    parts = zip(query.split(rows), key.split(tokens), value.split(tokens), groups, strict=False)
+    for *states, group in parts:
+        # [reviews, heads, tokens, D]
+        states = [part.unflatten(0, (len(group), -1)).transpose(1, 2) for part in states]
+        if dropout or query.dtype != torch.float32:
+            result = by_products(*states, dropout)
+        else:  # only here is torch's kernel faster
+            result = scaled_dot_product_attention(*states, scale=1.0)
+        attended.append(result.transpose(1, 2).flatten(0, 1))
     attended.append(query.new_zeros(rows[-1], *query.shape[1:]))
     return torch.cat(attended)
 
 
 def by_products(query, key, value, dropout):
-    """Attention of equally long reviews, [count, heads, tokens, D]; without dropout's scale."""
+    """Attention of equally long reviews, [reviews, heads, tokens, D]; without dropout's scale."""
     q, k, v = (filled_up(states.flatten(0, 1)) for states in (query, key, value))
     weights = torch.bmm(q, k.transpose(1, 2))
     with torch.no_grad():  # padding gets weight 0 and no gradient

@@ -19,9 +19,9 @@ class Graphs:
 
     def __call__(self, *given):
         inputs, classes, batch_size = given
-        layout = inputs.get("layout")
-        if layout is None or layout.groups is not None:  # padded, or on a CPU
+        if "position_ids" not in inputs:  # padded, or on a CPU
             return self.compute(*given)
+        layout = inputs["layout"]
         tensors = inputs["input_ids"], inputs["position_ids"], layout.starts, classes
         shape = tensors[0].shape[1], len(classes), layout.longest, batch_size
         if shape not in self.graphs:

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     longest: int  # no review has more tokens
     # on a CPU:
     tokens: torch.Tensor | None = None  # int64 [T]: indices into the B * L positions; 0 for padding
-    groups: list | None = None  # (reviews, tokens of each), equal lengths together
+    groups: list | None = None  # of lists: the lengths, equal ones together
 
 
 def install(model, precision):
@@ -59,39 +59,38 @@ def applies(model):
     return model.config._attn_implementation == attention.NAME
 
 
-def add_layout(inputs, lengths):
-    """On a CPU: the inputs with a layout instead of the mask."""
-    batch, longest = inputs.pop("attention_mask").shape
-    tokens = torch.cat([i * longest + torch.arange(lengths[i]) for i in range(batch)])
+def add_layout(inputs):
+    """On a CPU: replace the mask among the inputs by a layout."""
+    mask = inputs.pop("attention_mask")
+    tokens, lengths = mask.flatten().nonzero().flatten(), mask.sum(1).tolist()
     tokens = pad(tokens, (0, -len(tokens) % TOKENS))
     starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     groups = []
     for length in lengths:
-        count = groups[-1][0] if groups and groups[-1][1] == length else 0
-        if count and (count + 1) * length <= TOGETHER:
-            groups[-1] = count + 1, length
+        if groups and length == groups[-1][0] and sum(groups[-1]) + length <= TOGETHER:
+            groups[-1].append(length)
         else:
-            groups.append((1, length))
-    return {**inputs, "layout": Layout(starts, longest, tokens, groups)}
+            groups.append([length])
+    inputs["layout"] = Layout(starts, mask.shape[1], tokens, groups)
 
 
 def in_one_row(model, reviews, classes):
     """On a GPU: inputs and classes. Made-up reviews round T and B up, so that few shapes occur."""
-    lengths = list(map(len, reviews))
     filler = max(GPU_REVIEWS, 2 ** len(reviews).bit_length()) - len(reviews)
-    spare = filler + -(sum(lengths) + filler) % GPU_TOKENS
+    lengths = [*map(len, reviews), *[1] * filler]
+    lengths[-1] += -sum(lengths) % GPU_TOKENS
+    spare = 0, sum(lengths[-filler:])
     padding = model.base_model.embeddings.position_embeddings.padding_idx
     first = 0 if padding is None else padding + 1  # RoBERTa
-    ids = pad(torch.cat(reviews), (0, spare), value=model.pad_token_id)
-    positions = pad(torch.cat([torch.arange(n) for n in lengths]), (0, spare)) + first
-    lengths += [1] * (filler - 1) + [spare - filler + 1]
+    ids = pad(torch.cat(reviews), spare, value=model.pad_token_id)
+    positions = pad(torch.cat([torch.arange(len(each)) for each in reviews]), spare) + first
     starts = torch.tensor([0, *itertools.accumulate(lengths)])
     classes = torch.tensor(classes + [NO_CLASS] * (len(lengths) - len(classes)))
     parts = ids, positions, starts, classes
     staged = torch.cat(parts)
     if model.device.type == "cuda":  # one copy, without waiting
         staged = staged.pin_memory().to(model.device, non_blocking=True)
-    ids, positions, starts, classes = staged.split([len(part) for part in parts])
+    ids, positions, starts, classes = staged.split(list(map(len, parts)))
     layout = Layout(starts.int(), -(-max(lengths) // GPU_TOKENS) * GPU_TOKENS)
     return {"input_ids": ids[None], "position_ids": positions[None], "layout": layout}, classes
 
@@ -107,8 +106,8 @@ def pack(encoder, args, kwargs):
 def keep_first_tokens(layer, args, kwargs):
     """Before the last layer: [1, T, H] -> first tokens [1, B, H]; `context` holds all."""
     if layout := kwargs.get("layout"):
-        (kwargs["context"],) = cast_once(layer, args[:1])
-        args = (args[0].index_select(1, layout.starts[:-1]), *args[1:])
+        kwargs["context"], *others = cast_once(layer, args)
+        args = (args[0].index_select(1, layout.starts[:-1]), *others)
     return args, kwargs
 
 

@@ -101,9 +101,7 @@ def from_hub(name, config, revision):
 
 
 def cached_default(name):
-    """The default configuration by the cached card; offline, the library takes any it has. None
-    without a card, ValueError without a default.
-    """
+    """That of the cached card, or None; offline, the library takes any. ValueError: no default."""
     from datasets.utils.metadata import MetadataConfigs
 
     folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
@@ -142,8 +140,8 @@ def read_files(paths):
 
 def read_class_folders(folder):
     """FOLDER/pos/*.txt, FOLDER/neg/*.txt: each folder is a class, each file a text."""
-    found = [each.name for each in folder.glob("[!.]*") if any(each.glob("*.txt"))]
-    names, parts = class_names(set(found) - {UNLABELLED}), []
+    found = {file.parent.name for file in folder.glob("[!.]*/*.txt")}
+    names, parts = class_names(found - {UNLABELLED}), []
     with reading(folder) as datasets:
         for label, name in enumerate(names):
             texts = glob.escape(str(folder / name)) + "/*.txt"

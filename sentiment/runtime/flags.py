@@ -81,8 +81,5 @@ def add_data_flags(parser, flags, trained=False):
     for name, (default, help) in flags.items():
         kind = label_map if name == "label_map" else str
         if trained:
-            default, help = (
-                None,
-                f"{help} (default: as in training, else {default or 'none'})",
-            )
-        add(f"--{name}", type=kind, default=default, help=help)
+            help += f" (default: as in training, else {default or 'none'})"
+        add(f"--{name}", type=kind, default=None if trained else default, help=help)

@@ -76,12 +76,10 @@ def open_run(run, accelerator):
         check(args)  # again: another run may have come before
         for stale in (*folder.glob(".tmp-*"), *folder.glob(f"{checkpoint.FOLDER}/.tmp-*")):
             files.remove(stale)
-        if (
-            args.resume
-            and (files.read_json(folder / "status.json") or {}).get("status") == "finished"
-        ):
-            if before := Run.read(folder):
-                run.check_resumes(before.identity())
+        before = args.resume and files.read_json(folder / "status.json")
+        if before and before.get("status") == "finished":
+            if was := Run.read(folder):
+                run.check_resumes(was.identity())
             files.remove(folder / checkpoint.FOLDER)  # a kill may have left it
             print(f"the run in {folder} is already finished")
             yield distributed.broadcast(accelerator, FINISHED)
