@@ -30,7 +30,7 @@ FLAGS = {
     "train_split_name": ("train", "split to train on"),
     "validation_split_name": ("validation", "split to score if test has no labels; or none"),
     "test_split_name": ("test", "split to score; or none"),
-    "text_column": ("text", "text column, or several, such as title,body, to join by a space"),
+    "text_column": ("text", "text column, or several to join by a space: title,body"),
     "label_column": ("label", "label column: integers or strings"),
     "label_map": ({}, "names of labels, such as 0=negative,1=positive"),
 }

@@ -12,7 +12,7 @@ def wilson(successes, trials):
     """For a proportion, such as accuracy: the score method (Wilson 1927)."""
     if not trials:
         return 0.0, 1.0
-    return tuple(map(float, binomtest(successes, trials).proportion_ci(method="wilson")))
+    return tuple(binomtest(successes, trials).proportion_ci(method="wilson"))
 
 
 def f1(true_positives, errors):
@@ -32,7 +32,7 @@ def roc_auc(auc, positives, negatives):
         spread = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
         return abs(t - auc) - Z * math.sqrt(t * (1 - t) * spread / (positives * negatives))
 
-    # `excess` is 0 at an `auc` of 0 or 1, too: start beside it.
+    # An `auc` of 0 or 1 is a root: start beside it.
     return tuple(brentq(excess, auc + 1e-9 * (end - auc), end) for end in (0.0, 1.0))
 
 

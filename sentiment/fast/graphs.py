@@ -6,8 +6,8 @@ import torch
 class Graphs:
     """`compute(inputs, classes, batch_size)`; packed on a GPU, a graph for each shape.
 
-    The first pass of a shape runs as written, which loads kernels; the second is recorded and then
-    repeated with other inputs and random numbers: the same bits.
+    A shape's first pass runs as written, which loads kernels. The second is recorded, then repeated
+    with other inputs and random numbers: the same bits.
     """
 
     def __init__(self, compute):

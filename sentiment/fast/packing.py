@@ -34,17 +34,14 @@ class Layout(NamedTuple):
 
 
 def install(model, precision):
-    """Prepare a classifier of ENCODERS, on its device, for inputs with a `layout`.
-
-    Others stay as they are, and so does one on a GPU without a kernel for it.
-    """
-    config = model.config
-    if config.model_type not in ENCODERS or getattr(config, "is_decoder", False):
+    """Prepare a classifier on its device for a `layout`, if it is of ENCODERS and has a kernel."""
+    kind = model.config.model_type
+    if kind not in ENCODERS or getattr(model.config, "is_decoder", False):
         return
     if model.device.type != "cpu" and not attention.kernel_supports(model, precision):
         return
     model.set_attn_implementation(attention.NAME)
-    encoder = getattr(model.base_model, ENCODERS[config.model_type])
+    encoder = getattr(model.base_model, ENCODERS[kind])
     encoder.register_forward_pre_hook(pack, with_kwargs=True)
     encoder.register_forward_hook(unpack, with_kwargs=True)
     encoder.layer[-1].register_forward_pre_hook(keep_first_tokens, with_kwargs=True)

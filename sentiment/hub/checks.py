@@ -58,9 +58,7 @@ def contradictions(reviews):
 
 
 def respelled(column, codes, labels, read, label_map):
-    """A line on labels that are read as others, or none. codes, labels: from data.encode; read:
-    from labels.read.
-    """
+    """A line on labels read as others, or none. Given what data.encode and labels.read return."""
     lines = []
     for i, row in zip(*numpy.unique(codes, return_index=True), strict=True):
         label, name = labels[i], read[labels[i]]

@@ -48,15 +48,13 @@ def read(settings, split):
         return read_files(content)
     if content is None:
         return None
-    cached = [] if Path(name).exists() else content.cache_files  # none if read into memory
+    cached = [] if Path(name).exists() else content.cache_files  # none if in memory
     commit = Path(cached[0]["filename"]).parent.name if cached else None
     return Split(content, f"{name}, split {split}", commit=commit)
 
 
 def splits(settings):
-    """{name of a split: its rows, a list of its files, its only file, or the folder of its
-    classes}. Raises UserError.
-    """
+    """{split: its rows, a list of its files, its only file or its folder of classes}. UserError."""
     name, config = settings.dataset_name, settings.dataset_config_name
     revision, path = settings.dataset_revision, Path(name)
     if not path.exists():
@@ -95,23 +93,21 @@ def describe(settings):
 def from_hub(name, config, revision):
     """{split: datasets.Dataset}. Raises UserError, OSError."""
     with reading(name) as datasets:
-        if is_offline_mode() and not config:
+        if is_offline_mode() and not config:  # else the library takes any
             config = cached_default(name)
         return datasets.load_dataset(name, config, revision=revision)
 
 
 def cached_default(name):
-    """That of the cached card, or None; offline, the library takes any. ValueError: no default."""
+    """The default configuration by the cached card, or None. ValueError: it has others only."""
     from datasets.utils.metadata import MetadataConfigs
 
     folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
     for card in folder.glob("snapshots/*/README.md"):
         configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
-        default = configs.get_default_config_name()
-        if configs and not default:
+        if configs and not configs.get_default_config_name():
             raise ValueError(f"available: {list(configs)}")
-        return default
-    return None
+        return configs.get_default_config_name()
 
 
 def read_files(paths):
