@@ -13,10 +13,11 @@ from sentiment.errors import RunError, is_out_of_memory
 @contextmanager
 def main_process_first(accelerator):
     """The main process runs the block before the others; it may download what they then find."""
-    if not accelerator.is_main_process:
+    first = accelerator.is_main_process
+    if not first:
         barrier(accelerator)
     yield
-    if accelerator.is_main_process:
+    if first:
         barrier(accelerator)
 
 

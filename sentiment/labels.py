@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 READABLE_NAMES = {"neg": "negative", "pos": "positive"}
-INTEGER = re.compile(r"(-?[0-9]+)(\.0)?")  # integers with nulls become floats
+INTEGER = re.compile(r"^(-?[0-9]+)(\.0)?$")  # integers with nulls become floats
 
 
 def label_name(label):
@@ -14,8 +14,7 @@ def label_name(label):
         return ""
     visible = (c if c.isprintable() else " " * c.isspace() for c in str(label))
     name = unicodedata.normalize("NFC", " ".join("".join(visible).split()))
-    integer = INTEGER.fullmatch(name)
-    return READABLE_NAMES.get(name, integer[1] if integer else name)
+    return READABLE_NAMES.get(name, INTEGER.sub(r"\1", name))
 
 
 def number(name):
@@ -42,27 +41,25 @@ def fold(name):
     return READABLE_NAMES.get(name.casefold(), name.casefold())
 
 
-def read(labels, names=None, label_map=None, known=()):
+def read(labels, names, label_map, known):
     """Different labels, the most frequent first -> ({label: name}, names of the classes by id).
 
-    names: a ClassLabel's; label_map: {label: another name}, which may join classes. Names that
-    differ in case only are one class: one of `label_map`, of `known`, or the most frequent.
+    names: a ClassLabel's, or None; label_map: {label: another name}, which may join classes. Names
+    that differ in case only are one class: one of `label_map`, of `known`, or the most frequent.
     """
     spelled = {label: label_name(label) for label in labels}
     order = list(map(label_name, names or ()))
-    mapping = {fold(label_name(label)): name for label, name in (label_map or {}).items()}
+    mapping = {fold(label): name for label, name in label_map.items()}
     preferred = [*mapping.values(), *known, *order, *spelled.values()]
     chosen = {fold(name): name for name in reversed(preferred)}
     kept = {*known, *order}
     spelled = {x: name if name in kept else chosen[fold(name)] for x, name in spelled.items()}
     order = order or class_names(set(spelled.values()) - {""})
-    final = {name: mapping.get(fold(name), name) for name in [*order, ""]}
-    classes = list(dict.fromkeys(final[name] for name in order))
-    return {label: final[name] for label, name in spelled.items()}, classes
+    classes = list(dict.fromkeys(mapping.get(fold(name), name) for name in order))
+    return {label: mapping.get(fold(name), name) for label, name in spelled.items()}, classes
 
 
 def some(names, most=5):
     """The first of them, cut if they are long, for a message."""
-    names = list(names)
     cut = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]]
     return ", ".join(cut) + (f" and {len(names) - most:,} more" if len(names) > most else "")

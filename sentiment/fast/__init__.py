@@ -3,6 +3,5 @@
     padded:  [CLS] a fine film [SEP]      packed:  [CLS] a fine film [SEP] [CLS] dull [SEP]
              [CLS] dull [SEP] --- ---
 
-You do not need this to understand training: without packing.install the stock model computes the
-same, but for rounding and the draws of dropout.
+Without packing.install, the stock model computes the same, but for rounding and dropout's draws.
 """

@@ -6,14 +6,13 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import constants, get_session, is_offline_mode
+from huggingface_hub import constants, get_session, is_offline_mode, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging
 
 from sentiment.errors import UserError, first_line
 
-PROBE_SECONDS = 3  # without an answer, the Hub is offline
+PROBE_SECONDS = 4  # without an answer, the Hub is offline
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (hf.co/settings/tokens)"
 HINTS = {  # what to do about errors of the readers
     "codec can't decode": "save it as UTF-8",
@@ -49,13 +48,11 @@ def hub_answers():
 
 def with_timeout(ask):
     """[ask()], or [] if it takes too long."""
-    answers, session = [], get_session()
-    usual, session.timeout = session.timeout, PROBE_SECONDS
+    answers = []
     # In a thread, since a DNS lookup has no timeout.
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS + 1)
-    session.timeout = usual
+    thread.join(PROBE_SECONDS)
     return answers
 
 
@@ -64,8 +61,7 @@ def snapshot(name, revision, patterns):
     if not is_offline_mode():
         check_cache(constants.HF_HUB_CACHE, "HF_HUB_CACHE")
     try:
-        download = huggingface_hub.snapshot_download
-        return Path(download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise unavailable(name, error) from error
 
@@ -91,13 +87,12 @@ def check_cache(folder, variable):
 def unavailable(name, error):
     """A UserError that says why a model or data `name` cannot be loaded, and what to do."""
     # datasets starts with a sentence that says nothing, and the Hub's own message comes last.
-    text = re.sub(r"An error occurred while generating the dataset\n", "", str(error))
-    reason = getattr(error, "server_message", None) or first_line(text or error)
+    text = str(error).removeprefix("An error occurred while generating the dataset\n")
+    reason = getattr(error, "server_message", None) or first_line(text)
     local = Path(name).exists()
-    listed = re.search(r"[Aa]vailable.*?\[(.+)\]|in the cache: (.+)", str(error))
+    listed = re.search(r"(?:[Aa]vailable.*?\[|in the cache: )([^]\n]+)", str(error))
     if listed and not local:
-        configs = (listed[1] or listed[2]).replace("'", "")
-        reason = f"give --dataset_config_name, one of: {configs}"
+        reason = f"give --dataset_config_name, one of: {listed[1]}".replace("'", "")
     elif "scripts are no longer supported" in reason:
         way = "--dataset_revision refs/convert/parquet may hold the same data as Parquet"
         reason = f"it needs a loading script, and downloaded code is never run; {way}"

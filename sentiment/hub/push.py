@@ -50,9 +50,7 @@ def status_of(error):
 
 
 def push(folder, repo_id):
-    """Push a folder's files as one commit; returns its URL. Retries lost connections and a busy
-    Hub, then raises RunError.
-    """
+    """Push files as one commit; returns its URL. Retries a lost or busy Hub, then RunError."""
     constants.HF_HUB_OFFLINE = False  # `connect` may have set it since the repository was opened
     get_session().timeout, title = ANSWER_SECONDS, "Add the model and its scores"
     for wait in (*WAITS, None):
@@ -62,9 +60,9 @@ def push(folder, repo_id):
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             # An upload wraps its error in a RuntimeError.
             reason = (type(error) is RuntimeError and error.__cause__) or error
-            status = status_of(reason)
-            lost = not status and isinstance(reason, HTTPError | RuntimeError)
-            if wait is None or not (lost or status in (408, 429) or status >= 500):
+            status = status_of(reason)  # 0: the connection is lost
+            temporary = status in (0, 408, 429) or status >= 500
+            if not (wait and temporary and isinstance(reason, HTTPError | RuntimeError)):
                 again = f"nothing is lost; push again: python {shlex.join(sys.argv)}"
                 raise RunError(f"not pushed to {repo_id}: {first_line(reason)}; {again}") from error
             print(f"{constants.ENDPOINT}: {first_line(reason)}; retry in {wait} s", file=sys.stderr)

@@ -5,8 +5,8 @@ import glob
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
+import pandas
 from huggingface_hub import DatasetCard, constants, is_offline_mode
 from huggingface_hub.file_download import repo_folder_name
 
@@ -14,23 +14,17 @@ from sentiment.errors import UserError
 from sentiment.hub import access
 from sentiment.labels import class_names
 
-READERS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json"}
-READERS |= {"parquet": "parquet"}
+READERS = dict(csv="csv", tsv="csv", json="json", jsonl="json", ndjson="json", parquet="parquet")
+KINDS = f".{', .'.join(READERS)}"
 # train.csv, or a shard such as train-00000-of-00002.csv
 NAME = rf"(.+?)(?:-(\d+)-of-(\d+)\b.*)?\.({'|'.join(READERS)})(?:\.gz)?"
 SEPARATORS = {",": "", ";": "separated by semicolons", "\t": "separated by tabs"}
 UNLABELLED = "unsup"  # a folder of Stanford's aclImdb
 
 
-class Split(NamedTuple):
-    rows: object  # datasets.Dataset
-    where: str  # for messages
-    note: str = ""  # how it was read
-    commit: str | None = None  # on the Hub
-
-
 def read(settings, split):
-    """The Split of that name, or None. Raises UserError, and OSError for a full disk.
+    """(datasets.Dataset; where it is, for messages; how it was read, or ""; commit on the Hub, or
+    None), or None without such a split. Raises UserError, and OSError for a full disk.
 
     settings: data.DEFAULTS and dataset_name.
     """
@@ -50,7 +44,7 @@ def read(settings, split):
         return None
     cached = [] if Path(name).exists() else content.cache_files  # none if in memory
     commit = Path(cached[0]["filename"]).parent.name if cached else None
-    return Split(content, f"{name}, split {split}", commit=commit)
+    return content, f"{name}, split {split}", "", commit
 
 
 def splits(settings):
@@ -72,9 +66,9 @@ def splits(settings):
         return saved if isinstance(saved, dict) else {settings.train_split_name: saved}
     classes = [each for each in path.glob("*/[!.]*") if any(each.glob("*.txt"))]
     found = {each.parent.name.lower(): each.parent for each in classes}
-    for place in (path / "data", path):  # later ones win
+    for files in (path.glob("data/*"), path.iterdir()):  # later ones win
         whole, shards = {}, {}
-        for file in sorted(place.iterdir()) if place.is_dir() else []:
+        for file in sorted(files):
             if match := re.fullmatch(NAME, file.name.lower()):
                 kind = shards if match[2] else whole
                 kind.setdefault(match[1], []).append(file)
@@ -84,8 +78,8 @@ def splits(settings):
 
 def describe(settings):
     """For messages about a split that is missing."""
-    found, kinds = ", ".join(splits(settings)) or "none", ", .".join(READERS)
-    possible = f"; in a folder, they are SPLIT.{kinds} or SPLIT/CLASS/*.txt"
+    found = ", ".join(splits(settings)) or "none"
+    possible = f"; in a folder, they are SPLIT{KINDS} or SPLIT/CLASS/*.txt"
     return f"its splits: {found}{possible if Path(settings.dataset_name).exists() else ''}"
 
 
@@ -115,13 +109,10 @@ def read_files(paths):
     path, options, note = paths[0], {}, ""
     match = re.fullmatch(NAME, path.name.lower())
     if not match:
-        supported = f".{', .'.join(READERS)}; texts also with .gz"
-        raise UserError(f"{path}: unknown file type; supported: {supported}")
+        raise UserError(f"{path}: unknown file type; supported: {KINDS}; texts also with .gz")
     reader = READERS[match[4]]
     with reading(path) as datasets:
         if reader == "csv":
-            import pandas  # as late as datasets, which brings it
-
             headers = {mark: pandas.read_csv(path, nrows=0, sep=mark) for mark in SEPARATORS}
             mark = max(headers, key=lambda mark: headers[mark].shape[1])
             note, options = SEPARATORS[mark], {"sep": mark, "keep_default_na": False}
@@ -129,9 +120,9 @@ def read_files(paths):
             options["converters"] = dict.fromkeys(headers[mark].columns, str)
         paths = [glob.escape(str(path)) for path in paths]
         rows = datasets.load_dataset(reader, data_files=paths, split="train", **options)
-    if reader == "csv" and any(name.startswith("__index_level_") for name in rows.column_names):
+    if reader == "csv" and "__index_level_0__" in rows.column_names:
         raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
-    return Split(rows, str(path), note)
+    return rows, str(path), note, None
 
 
 def read_class_folders(folder):
@@ -139,14 +130,14 @@ def read_class_folders(folder):
     found = {file.parent.name for file in folder.glob("[!.]*/*.txt")}
     names, parts = class_names(found - {UNLABELLED}), []
     with reading(folder) as datasets:
+        kind = datasets.ClassLabel(names=names)
         for label, name in enumerate(names):
             texts = glob.escape(str(folder / name)) + "/*.txt"
             part = datasets.load_dataset("text", data_files=texts, sample_by="document")["train"]
-            parts.append(part.add_column("label", [label] * len(part)))
+            parts.append(part.add_column("label", [label] * len(part), feature=kind))
         rows = datasets.concatenate_datasets(parts)
-        rows = rows.cast_column("label", datasets.ClassLabel(names=names))
-    note = f"{UNLABELLED} has no labels and is skipped" if len(names) < len(found) else ""
-    return Split(rows, str(folder), note)
+    note = f"{UNLABELLED} has no labels and is skipped" if UNLABELLED in found else ""
+    return rows, str(folder), note, None
 
 
 @contextmanager

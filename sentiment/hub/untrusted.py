@@ -6,8 +6,6 @@ or ask a network.
 
 import json
 import math
-import os
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,10 +52,10 @@ def check(folder):
 
 def check_links(folder):
     """No link may leave the folder, except to the Hub cache's blobs, and no file may be a pipe."""
-    here = Path(os.path.realpath(folder))
+    here = folder.resolve()
     blobs = [here.parents[1] / "blobs"] if here.parent.name == "snapshots" else []
     for path in sorted(path for path in folder.iterdir() if not path.is_dir()):
-        inside = Path(os.path.realpath(path)).parent in [here, *blobs]
+        inside = path.resolve().parent in [here, *blobs]
         if not inside or (path.exists() and not path.is_file()):
             raise UserError(f"{path.name} is a pipe or leads out of the folder; put a file there")
 

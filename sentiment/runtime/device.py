@@ -5,6 +5,7 @@ import os
 import platform
 
 import torch
+from joblib import cpu_count
 
 from sentiment.errors import UserError
 
@@ -25,9 +26,8 @@ def set_up():
     launched = os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
     chosen = os.environ.get("OMP_NUM_THREADS")
     if chosen is None or (launched and chosen == "1"):
-        linux = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(max(1, cpu_count() // processes))  # by affinity and quota
 
 
 def place(model, device):

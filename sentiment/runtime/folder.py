@@ -26,9 +26,8 @@ def check(args):
     check_writable(folder)
     held = next((name for name in names if (folder / name).exists()), None)
     resumes = args.resume and held in (checkpoint.FOLDER, "status.json")
-    if held and not args.overwrite_output_dir and not resumes:
-        way = "choose another folder, or add --resume or --overwrite_output_dir"
-        refuse(folder, f"already holds {held}", way)
+    if held and not (resumes or args.overwrite_output_dir):
+        refuse(folder, f"already holds {held}", ", or add --resume or --overwrite_output_dir")
     for path in map(Path, (args.model_name_or_path, args.dataset_name)):
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             refuse(folder, f"contains {path}")
@@ -41,8 +40,8 @@ def check_writable(folder):
         refuse(folder, f"{there} is not a folder, or not writable")
 
 
-def refuse(folder, reason, way="choose another folder"):
-    raise UserError(f"--output_dir {folder}: {reason}; {way}")
+def refuse(folder, reason, or_else=""):
+    raise UserError(f"--output_dir {folder}: {reason}; choose another folder{or_else}")
 
 
 @contextmanager
