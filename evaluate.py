@@ -39,7 +39,7 @@ def parse_args(argv):
     add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
     help = "Hub id, folder or file (default: the one the model was trained on)"
     add("--dataset_name", help=help)
-    help = "train, validation, test (what train.py scored) or another; a file has only train"
+    help = "train, validation or test, as train.py used them, or another; a file has only train"
     add("--split", default="test", help=help)
     help = "stratified sample, 0 for all (default: what train.py scored; all of other data)"
     add("--max_eval_samples", type=number(int, 0), help=help)
@@ -79,28 +79,30 @@ def load_reviews(args, run):
     now = Namespace(**data.DEFAULTS | trained_on | named | given)
     one_file = Path(dataset).is_file()
     wanted = "test" if one_file and args.split != "train" else args.split
-    as_trained = trained_on and wanted == "test"
+    part = "eval" if wanted == "test" else wanted
+    as_trained = trained_on and part in run.reviews and part != "train"
     if as_trained and args.max_eval_samples is None:
-        reviews = find_again(run, "eval", vars(now))
+        reviews = find_again(run, part, vars(now))
         reviews.split = data.scored_as(reviews.split, now)
         return reviews, run.labels, dataset
     split = getattr(now, f"{wanted}_split_name", wanted)  # of "train", "validation" or "test"
-    split = run.reviews["eval"]["split"] if as_trained else split
+    split = run.reviews[part]["split"] if as_trained else split
     split = now.train_split_name if one_file else split
     held_out = as_trained and split == now.train_split_name
     reviews, names, _ = data.load_split(now, split, run.labels if trained_on else ())
-    if held_out:  # never score a text that was trained on, even at another row
-        reviews = reviews.without(load_training_reviews(args, run))
+    if held_out:  # never score a text that was trained on or chose an epoch, even at another row
+        for other in run.reviews.keys() - {"eval"}:
+            reviews = reviews.without(find_again(run, other, {}))
     if not reviews:
         reason = f"{dataset} has no such split, or no review with a text and a label"
         raise UserError(f"--split {args.split}: {reason}; {source.describe(now)}")
     reviews.split = data.HELD_OUT if held_out else args.split if one_file else split
-    seed = f"{settings.get('seed', 42)}/test"
+    seed = f"{settings.get('seed', 42)}/{wanted if as_trained else 'test'}"
     return reviews.sample(args.max_eval_samples, seed), names, dataset
 
 
 def find_again(run, name, now):
-    """The "train" or "eval" reviews of run.json. Raises UserError if the data set has changed.
+    """A part of the reviews of run.json. Raises UserError if the data set has changed.
 
     now: settings that differ, such as another path to the data set.
     """
@@ -108,7 +110,10 @@ def find_again(run, name, now):
     identity, settings = run.reviews[name], Namespace(**trained | now)
     rows = identity["rows"]
     if rows == data.BY_SETTINGS:
-        reviews = data.load_train_and_test(settings)[0][name]
+        tested = run.reviews["eval"]["split"] == settings.test_split_name
+        if tested and "validation" not in run.reviews:  # older versions did not read it
+            settings.validation_split_name = data.NO_SPLIT
+        reviews = data.load_train_and_test(settings, "validation" in run.reviews)[0][name]
     else:
         reviews, _, _ = data.load_split(settings, identity["split"], run.labels)
         if reviews and rows != "all":
@@ -134,7 +139,7 @@ def load_training_reviews(args, run):
 
 
 def class_ids(labels, names, classes):
-    """The id of each label among a model's `classes`. Raises UserError if no rule fits.
+    """{label: its id among a model's `classes`}. Raises UserError if no rule fits.
 
     The first rule that fits all labels counts: by name; by name in any case; the label is the id;
     and, for classes that never got names (LABEL_0, ...), by the order of the data set's `names`.
@@ -148,7 +153,7 @@ def class_ids(labels, names, classes):
     for ids in (by_name, in_any_case, by_id, by_order):
         # Ids must fit all classes: 1 to 5 stars are not the ids 0 to 4, even if nobody gave 5.
         if all(label in ids for label in [*labels, *(names if ids is by_id else [])]):
-            return [ids[label] for label in labels]
+            return {label: ids[label] for label in set(labels)}
     unknown = some(sorted(set(labels) - in_any_case.keys()))
     known = f"{len(classes)} classes, {some(classes)}; --label_map gives labels other names"
     raise UserError(f"labels {unknown} are not among the model's {known}")
@@ -207,8 +212,7 @@ def main(argv=None):
         reviews, names, dataset = load_reviews(args, run)
         training = load_training_reviews(args, run) if args.baseline else None
     classes = names_of(classifier)
-    labels = class_ids(reviews.labels, names, classes)
-    encoded = tokens.encode_reviews(tokenizer, reviews, labels)
+    encoded = tokens.encode_reviews(tokenizer, reviews, class_ids(reviews.labels, names, classes))
 
     # --- Score, in train.py's precision, to reproduce its numbers.
     known = run and run.precision in device.precisions()
@@ -220,13 +224,15 @@ def main(argv=None):
         return
 
     # --- Report.
+    labels, kept = encoded.labels, {"kept_epoch": run.kept_epoch} if run else {}
     scores = metrics.score(logits, labels, classes)
-    scores |= card.origin(dataset, reviews.commit, reviews.split)
+    scores |= card.origin(dataset, reviews.commit, reviews.split) | kept
     output_dir.mkdir(parents=True, exist_ok=True)
     if training:
-        learned = training, class_ids(training.labels, run.labels, classes)
-        guesses = logits.argmax(dim=1)
-        scores["baselines"] = baselines.compare(*learned, reviews, labels, guesses, classes)
+        ids = class_ids(training.labels, run.labels, classes)
+        learned = training, list(map(ids.get, training.labels))
+        given = reviews, labels, logits.argmax(dim=1), classes
+        scores["baselines"] = baselines.compare(*learned, *given)
     if args.predictions:
         write_predictions(output_dir / "predictions.csv", reviews, labels, logits, classes)
     if args.plots:

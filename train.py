@@ -10,10 +10,8 @@ import math
 import time
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sentiment import batches, checkpoint, data, distributed, inference, metrics, model, tokens
 from sentiment.errors import RunError, Stopped
@@ -27,53 +25,54 @@ from sentiment.runtime.exits import script, stop_flag
 from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import TrainingLog, read_log
 
-LOGGED = 2000  # after an epoch, at most so many test reviews are scored; at the end, all
+LOGGED = 2000  # without a validation split, so many test reviews are scored after each epoch
 
 
 def parse_args(argv):
     parser = Parser(description="Fine-tune an encoder for text sentiment.")
     natural, count, rate = number(int, 0), number(int, 1), number(float, 0, 0.9)
+    above_0, share = number(float, 0, above=True), number(float, 0, 1)
 
-    add = parser.add_argument_group("model and data").add_argument
+    add = parser.group("model and data")
     base, imdb = "distilbert/distilbert-base-uncased", "stanfordnlp/imdb"
-    add("--model_name_or_path", default=base, help="Hub id or folder")
-    add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
-    add("--dataset_name", default=imdb, help="Hub id, one file, or a folder with train and test")
+    add("--model_name_or_path", str, base, "Hub id or folder")
+    add("--revision", str, "main", "branch, tag or commit of the model on the Hub")
+    add("--dataset_name", str, imdb, "Hub id, one file, or a folder with train and test")
     sample = "stratified sample, 0 for all (default: {} of " + imdb + ", all of other data)"
-    add("--max_train_samples", type=natural, help=sample.format("1,000"))
-    add("--max_eval_samples", type=natural, help=sample.format(100))
-    tokens = "tokens per review (default: 512, or the model's limit if lower)"
-    add("--max_length", type=number(int, trial.SHORTEST), help=tokens)
+    add("--max_train_samples", natural, None, sample.format("1,000"))
+    add("--max_eval_samples", natural, None, sample.format(100))
+    length = "tokens per review (default: 512, or the model's limit if lower)"
+    add("--max_length", number(int, trial.SHORTEST), None, length)
 
-    add = parser.add_argument_group("run folder").add_argument
-    add("--output_dir", default=model.DEFAULT_FOLDER, help="folder for everything the run writes")
+    add = parser.group("run folder")
+    add("--output_dir", str, model.DEFAULT_FOLDER, "folder for everything the run writes")
+    add("--checkpointing_steps", count, None, "steps per checkpoint (default: one epoch)")
     either = parser.add_mutually_exclusive_group().add_argument
     either("--overwrite_output_dir", action="store_true", help="replace the run in --output_dir")
     either("--resume", action="store_true", help="continue from the newest checkpoint, if any")
-    add("--checkpointing_steps", type=count, help="steps per checkpoint (default: one epoch)")
 
-    add = parser.add_argument_group("training").add_argument
-    add("--train_batch_size", type=count, default=16, help="reviews per step, over all processes")
-    tokens = "most tokens in a forward pass, halved when out of memory (default: 4096 on a CPU)"
-    add("--max_tokens_per_device", type=count, help=tokens)
-    above_0 = number(float, 0, above=True)
-    add("--learning_rate", type=above_0, default=5e-5, help="peak, reached after warm-up")
-    add("--weight_decay", type=number(float, 0), default=0.01, help="not on biases and norms")
-    share = number(float, 0, 1)
-    add("--warmup_ratio", type=share, default=0.1, help="fraction of steps spent warming up")
-    add("--num_train_epochs", type=count, default=5, help="passes over the training reviews")
-    add(
-        "--attention_dropout",
-        type=rate,
-        help="attention dropout probability (default: the model's)",
-    )
-    add("--label_smoothing_factor", type=rate, default=0.0, help="label smoothing epsilon")
-    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient clipping, 0 for none")
+    add = parser.group("training")
+    add("--train_batch_size", count, 16, "reviews per step, over all processes")
+    most = "most tokens in a forward pass, halved when out of memory (default: 4096 on a CPU)"
+    add("--max_tokens_per_device", count, None, most)
+    add("--learning_rate", above_0, 5e-5, "peak, reached after warm-up")
+    add("--weight_decay", number(float, 0), 0.01, "not on biases and norms")
+    add("--warmup_ratio", share, 0.1, "fraction of steps spent warming up")
+    add("--num_train_epochs", count, 5, "passes over the training reviews")
+    dropout = "attention dropout probability (default: the model's)"
+    add("--attention_dropout", rate, None, dropout)
+    add("--label_smoothing_factor", rate, 0.0, "label smoothing epsilon")
+    add("--class_weight", ["none", "balanced"], "none", "balanced: all classes count the same")
+    add("--max_grad_norm", number(float, 0), 1.0, "gradient clipping, 0 for none")
     choices = ["auto", "no", "bf16", "fp16"]
-    add("--mixed_precision", choices=choices, default="auto", help="auto: best for the hardware")
-    seeds = number(int, 0, 2**32 - 1)
-    add("--seed", type=seeds, default=42, help="for samples, head, data order and dropout")
-    add("--report_to", default="none", help="an Accelerate tracker, such as tensorboard")
+    add("--mixed_precision", choices, "auto", "auto: best for the hardware")
+    add("--seed", number(int, 0, 2**32 - 1), 42, "for samples, head, data order and dropout")
+    add("--report_to", str, "none", "an Accelerate tracker, such as tensorboard")
+    best = "keep the best epoch, not the last"
+    parser.add_argument("--load_best_model_at_end", action="store_true", help=best)
+    score = "on the validation split: lowest loss, highest accuracy or f1"
+    add("--metric_for_best_model", ["loss", "accuracy", "f1"], "loss", score)
+    add("--early_stopping_patience", count, None, "stop after so many epochs without a better one")
     add_data_flags(parser, data.FLAGS)
     args = parser.parse_args(argv)
     for name, default in (("max_train_samples", 1000), ("max_eval_samples", 100)):
@@ -102,45 +101,44 @@ def make_optimizer(parameters, weight_decay):
     return torch.optim.AdamW(groups, fused=True)  # the loop sets the learning rate
 
 
-def train(run, step, accelerator, classifier, train_set, evaluate, stop):
+def train(run, step, accelerator, classifier, sets, log, stop):
     """The training loop, from `step` completed steps to the last. Returns the last scores.
     If any rank has a signal in `stop`, all save a checkpoint and raise Stopped.
     """
     settings, parameters = Namespace(**run.settings), list(classifier.parameters())
+    score = partial(evaluate, run, accelerator, classifier, sets, log, stop)
     optimizer = accelerator.prepare(make_optimizer(parameters, settings.weight_decay))
     state = accelerator, classifier, optimizer
     compute = Graphs(partial(backward, accelerator, classifier, settings.label_smoothing_factor))
-    work = settings, accelerator, classifier, compute, train_set
-    steps_per_epoch = math.ceil(len(train_set.ids) / settings.train_batch_size)
-    last_step = settings.num_train_epochs * steps_per_epoch
-    log = TrainingLog(accelerator, run, step, last_step)
-    max_tokens = checkpoint.load(run, step, *state)
+    train_set = sets["train"]
+    of_class = train_set.class_weights(settings.class_weight, len(run.labels))
+    max_tokens, run.history = checkpoint.load(run, step, *state)
     try:
         while True:
-            # Once per epoch; not used for model selection. A resumed run repeats the last one.
-            if step > 0 and step % steps_per_epoch == 0:
-                scores = evaluate(max_tokens, step == last_step)
-                log.evaluation(step, scores)
-                if step == last_step:
-                    return scores
+            at_end = step > 0 and step % run.steps_per_epoch == 0
+            if at_end and end_epoch(run, step, score, max_tokens, state):
+                return score("eval", max_tokens, kept_epoch=run.kept_epoch)
 
             # The step alone decides the batch and the learning rate: a run can resume anywhere.
             started = time.perf_counter()
-            epoch, position = divmod(step, steps_per_epoch)
+            epoch, position = divmod(step, run.steps_per_epoch)
             epoch, step = epoch + 1, step + 1
             given = len(train_set.ids), settings.seed, epoch
             batch = batches.global_batch(position, settings.train_batch_size, *given)
-            lr = learning_rate(step, last_step, settings.learning_rate, settings.warmup_ratio)
+            peak = settings.learning_rate, settings.warmup_ratio
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr = learning_rate(step, run.last_step, *peak)
 
             # Each rank's sum, then one all-reduce: the exact mean over the global batch.
-            loss, max_tokens = accumulate_gradients(*work, batch, step, max_tokens)
+            weights = of_class / of_class[train_set.labels[batch]].sum()
+            seed = batches.dropout_seed(settings.seed, step, accelerator.process_index)
+            given = accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
+            loss, max_tokens = accumulate_gradients(*given)
             scalars = distributed.all_reduce_gradients(accelerator, parameters, loss, stop)
             norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
             optimizer.step()
             loss, stopping, norm = torch.stack([*scalars, norm]).tolist()  # waits for a GPU
-            check_finite(loss, norm, accelerator.scaler, step, [train_set.rows[i] for i in batch])
+            check_finite(loss, norm, accelerator.scaler, step, train_set.rows[batch])
 
             entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": lr}
             entry["tokens"] = int(train_set.ids.lengths[batch].sum())
@@ -154,40 +152,72 @@ def train(run, step, accelerator, classifier, train_set, evaluate, stop):
         raise
 
 
+def end_epoch(run, step, score, max_tokens, state):
+    """Score an epoch; a resumed run does so again. Returns whether training is over; the model then
+    has the weights to keep.
+    """
+    settings, epoch = Namespace(**run.settings), step // run.steps_per_epoch
+    over, validates = step == run.last_step, "validation" in run.reviews
+    if over and not validates:
+        return True
+    scores = score("validation", max_tokens)
+    if validates:
+        run.history = [*run.history[: epoch - 1], scores[settings.metric_for_best_model]]
+    over = over or epoch - run.best_epoch >= (settings.early_stopping_patience or math.inf)
+    if settings.load_best_model_at_end:
+        checkpoint.save(run, step, max_tokens, *state)
+        if over and run.best_epoch < epoch:
+            checkpoint.load(run, run.best_epoch * run.steps_per_epoch, *state)
+    return over
+
+
+def evaluate(run, accelerator, classifier, sets, log, stop, part, max_tokens, **more):
+    """Log and return the scores of a part of the data, with `more`. Raises Stopped."""
+    scored = sets[part]
+    given = accelerator, classifier, scored.ids, run.precision, max_tokens, stop
+    scores = metrics.score(inference.shared_logits(*given), scored.labels, run.labels) | more
+    scores["split"] = data.scored_as(scored.split, Namespace(**run.settings))
+    log.evaluation(scores)
+    return scores
+
+
 def accumulate_gradients(
-    settings, accelerator, classifier, compute, train_set, batch, step, max_tokens
+    accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
 ):
-    """Compute the gradients of this rank's share. Returns (its part of the loss, token budget)."""
+    """Compute the gradients of this rank's share. Returns (its part of the loss, token budget).
+
+    weights: [C], of each class; those of the batch's reviews sum to 1.
+    """
     rank, lengths = accelerator.process_index, train_set.ids.lengths
     mine = batches.share(batch, lengths, rank, accelerator.num_processes)
+    weights = weights.to(accelerator.device)
     classifier.train()
     while True:
         # CUDA graphs write to fixed addresses; a CPU makes new gradients faster.
         classifier.zero_grad(set_to_none=accelerator.device.type == "cpu")
-        torch.manual_seed(batches.dropout_seed(settings.seed, step, rank))
+        torch.manual_seed(seed)
         loss = torch.zeros((), device=accelerator.device)
         if accelerator.scaler:  # set up lazily by scale(), which an empty share never calls
             accelerator.scaler.scale(loss)
         try:
             given = train_set.ids, mine, max_tokens, train_set.labels
             for _, inputs, targets in inference.passes(classifier, *given):
-                loss += compute(inputs, targets, len(batch))
+                loss += compute(inputs, targets, weights)
             return loss, max_tokens
         except RuntimeError as error:  # out of memory, for example: retry the step
             compute.clear()
             max_tokens = inference.recover(error, max_tokens, max(lengths[i] for i in mine))
 
 
-def backward(accelerator, classifier, smoothing, inputs, targets, batch_size):
+def backward(accelerator, classifier, smoothing, inputs, targets, weights):
     """Add the gradients of one micro-batch. Returns its part of the loss."""
     with accelerator.autocast():
         logits = classifier(**inputs).logits.float()
-    # Sum here, divide once by the size of the global batch: exact for a short last batch, uneven
+    # A sum, whose weights sum to 1 over the global batch: exact for a short last batch, uneven
     # shares and any micro-batches. Label smoothing: Szegedy et al. 2016.
-    total = torch.nn.functional.cross_entropy(
-        logits, targets, reduction="sum", label_smoothing=smoothing
+    loss = torch.nn.functional.cross_entropy(
+        logits, targets, weights, reduction="sum", label_smoothing=smoothing
     )
-    loss = total / batch_size
     accelerator.backward(loss)
     return loss.detach()
 
@@ -201,36 +231,17 @@ def check_finite(loss, norm, scaler, step, rows):
         raise RunError(f"{problem}, on rows {rows}; try a lower --learning_rate")
 
 
-def load_model(args, labels, text_columns):
-    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest). Raises UserError."""
-    torch.manual_seed(args.seed)  # for a new head: the same on every process
-    with trial.loading(args.model_name_or_path, args.revision) as path:
-        config = model.config_for_training(path, labels, args.attention_dropout)
-        config.text_columns = list(text_columns)  # for predict.py
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        tokenizer = model.for_reviews(tokenizer)
-        classifier, report = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, **model.LOADING
-        )
-        trial.check(tokenizer, classifier, report, new_head=True)
-    model.truncate_at(args.max_length, tokenizer)
-    commit = None if Path(args.model_name_or_path).exists() else path.name  # the cache names it so
-    return tokenizer, classifier, commit, model.fingerprint(tokenizer, classifier)
-
-
 def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin):
     """Settings with defaults filled in, data, model and machine, for run.json."""
-    steps_per_epoch = math.ceil(len(reviews["train"]) / args.train_batch_size)
-    settings = vars(args) | {
-        "max_length": tokenizer.model_max_length,
-        "checkpointing_steps": args.checkpointing_steps or steps_per_epoch,
-        "max_tokens_per_device": args.max_tokens_per_device or inference.token_budget(classifier),
-    }
-    identities = {name: each.identity() for name, each in reviews.items()}
+    args.max_length = tokenizer.model_max_length
+    args.max_tokens_per_device = args.max_tokens_per_device or inference.token_budget(classifier)
+    identities = {part: each.identity() for part, each in reviews.items()}
     commit, digest = origin
     commits = {"model": commit, "dataset": reviews["train"].commit}
     hardware = device.describe(), accelerator.num_processes, torch.get_num_threads(), precision
-    return Run(settings, labels, identities, commits, digest, *hardware)
+    run = Run(vars(args), labels, identities, commits, digest, *hardware)
+    run.settings["checkpointing_steps"] = args.checkpointing_steps or run.steps_per_epoch
+    return run
 
 
 @script
@@ -245,8 +256,10 @@ def main(argv=None):
 
     # --- Load. The main process goes first: it may download; the others then read the cache.
     with distributed.main_process_first(accelerator):
-        reviews, labels, report = data.load_train_and_test(args)
-        tokenizer, classifier, *origin = load_model(args, labels, reviews["train"].columns)
+        selects = args.load_best_model_at_end or args.early_stopping_patience
+        reviews, labels, report = data.load_train_and_test(args, selects)
+        given = args, labels, list(reviews["train"].columns)
+        tokenizer, classifier, *origin = trial.load_for_training(*given)
     packing.install(device.place(classifier, accelerator.device), precision)
 
     run = describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin)
@@ -259,27 +272,20 @@ def main(argv=None):
             return accelerator.end_training()
         # --- Tokenize and train. The last references to the texts go: their file is unmapped.
         source.from_hub.cache_clear()
+        reviews.setdefault("validation", reviews["eval"].sample(LOGGED, args.seed))
         ids = {name: i for i, name in enumerate(labels)}
-        reviews["few"] = reviews["eval"].sample(LOGGED, args.seed)
-        train_set, test_set, few = (
-            tokens.encode_reviews(tokenizer, each, list(map(ids.get, each.labels)), stop)
-            for each in map(reviews.pop, ("train", "eval", "few"))
-        )
-        accelerator.print(f"tokens    {train_set.ids.truncated:,} training reviews are truncated")
-
-        def evaluate(max_tokens, last):
-            scored = test_set if last else few
-            given = accelerator, classifier, scored.ids, precision, max_tokens, stop
-            return metrics.score(inference.shared_logits(*given), scored.labels, labels)
-
-        scores = train(run, step, accelerator, classifier, train_set, evaluate, stop)
+        encode = partial(tokens.encode_reviews, tokenizer, ids=ids, stop=stop)
+        sets = {part: encode(reviews.pop(part)) for part in list(reviews)}
+        truncated = sets["train"].ids.truncated
+        accelerator.print(f"tokens    {truncated:,} training reviews are truncated")
+        log = TrainingLog(accelerator, run, step)
+        scores = train(run, step, accelerator, classifier, sets, log, stop)
         # --- Save.
         if accelerator.is_main_process:
             model.save(output_dir, tokenizer, classifier)
             run.seconds = sum(entry.get("seconds", 0) for entry in read_log(output_dir))
             run.write(output_dir)
-            split = data.scored_as(run.reviews["eval"]["split"], args)
-            scores |= card.origin(args.dataset_name, run.commits["dataset"], split)
+            scores |= card.origin(args.dataset_name, run.commits["dataset"], scores["split"])
             card.write_results(output_dir, run, scores)
     accelerator.end_training()
     accelerator.print(f"next: python evaluate.py --model_name_or_path {output_dir}")

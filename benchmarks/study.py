@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import scipy.stats
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import train
 from sentiment import batches, data, distributed, inference, metrics, model, tokens
@@ -114,7 +114,8 @@ def load(args, tricks, labels):
     """(tokenizer, classifier) for the tricks; plain ones read the start of a review."""
     torch.manual_seed(args.seed)
     path = args.model_name_or_path
-    config = model.config_for_training(path, labels, args.attention_dropout)
+    config = AutoConfig.from_pretrained(path)
+    model.configure(labels, ["text"], args.attention_dropout, config)
     tokenizer = AutoTokenizer.from_pretrained(path)
     pretrained = AutoModelForSequenceClassification.from_pretrained
     classifier, _ = pretrained(path, config=config, **model.LOADING)
@@ -136,8 +137,8 @@ def train_variant(args, tricks):
     reviews, labels, _ = data.load_train_and_test(args)
     tokenizer, classifier = load(args, tricks, labels)
     train_set, test_set = (
-        tokens.encode_reviews(tokenizer, each, list(map(labels.index, each.labels)))
-        for each in reviews.values()
+        tokens.encode_reviews(tokenizer, each, {name: i for i, name in enumerate(labels)})
+        for each in (reviews["train"], reviews["eval"])
     )
     packing.install(classifier.to(accelerator.device), precision)
 
@@ -164,9 +165,10 @@ def train_variant(args, tricks):
         lr = train.learning_rate(step, last_step, args.learning_rate, args.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss, max_tokens = train.accumulate_gradients(
-            args, accelerator, classifier, compute, train_set, batch, step, max_tokens
-        )
+        weights = torch.ones(len(labels)) / len(batch)
+        seed = batches.dropout_seed(args.seed, step, 0)
+        given = accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
+        loss, max_tokens = train.accumulate_gradients(*given)
         distributed.all_reduce_gradients(accelerator, parameters, loss, ())
         accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)
         optimizer.step()

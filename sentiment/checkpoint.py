@@ -2,8 +2,9 @@
 
     checkpoints/step-00000063-<SHA-256 of the file>.safetensors
 
-It holds the weights and AdamW's state; its header the step, token budgets, fp16's scaler, the run's
-identity and machine. Data order, learning rate and dropout follow from the settings and the step.
+It holds the weights and AdamW's state; its header the step, the scores so far, token budgets,
+fp16's scaler, the run's identity and machine. Data order, learning rate and dropout follow from the
+settings and the step.
 """
 
 import json
@@ -42,7 +43,7 @@ def newest(folder, run):
         if files.is_whole(path):
             state = header(path)
             run.check_resumes(state["identity"])
-            if other := differences(run.machine(), state.get("machine", run.machine())):
+            if other := differences(run.machine(), state["machine"]):
                 print(f"note      not bit-identical from here: {', '.join(other)}")
             for damaged in found[:i]:
                 files.remove(damaged)
@@ -71,6 +72,7 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
             tensors[f"model/{name}"] = buffer.clone()  # safetensors refuses shared memory
         state = {
             "step": step,
+            "history": run.history,
             "identity": run.identity(),
             "asked": run.settings["max_tokens_per_device"],
             "max_tokens": budgets,
@@ -79,7 +81,10 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
         }
         files.sync(run.folder / "log.jsonl")  # the log must reach the newest checkpoint
         write(run.folder / FOLDER / f"step-{step:08d}", tensors, state)
-        for old in paths(run.folder)[KEPT:]:
+        kept = paths(run.folder)[:KEPT]
+        if run.settings["load_best_model_at_end"]:
+            kept += paths(run.folder, run.best_epoch * run.steps_per_epoch)
+        for old in set(paths(run.folder)).difference(kept):
             files.remove(old)
     distributed.barrier(accelerator)
 
@@ -93,13 +98,17 @@ def write(path, tensors, state):
 
 
 def load(run, step, accelerator, classifier, optimizer):
-    """Restore the state after `step` steps; returns this rank's token budget: the saved one, or the
-    least if the world size differs, or the flag if it changed. Every rank reads the file.
+    """Restore the state after `step` steps. Every rank reads the file. Raises RunError.
+
+    Returns (this rank's token budget: the saved one, or the least if the world size differs, or the
+    flag if it changed; run.history).
     """
     asked = run.settings["max_tokens_per_device"]
     if not step:
-        return asked
-    [path] = paths(run.folder, step)
+        return asked, []
+    path = next(iter(paths(run.folder, step)), None)
+    if not path or not files.is_whole(path):
+        raise RunError(f"{run.folder}: the checkpoint of step {step} is damaged, or not shared")
     state, parameters = header(path), dict(classifier.named_parameters())
     tensors = parameters | dict(classifier.named_buffers())
     with safe_open(path, "pt") as file, torch.no_grad():
@@ -112,7 +121,6 @@ def load(run, step, accelerator, classifier, optimizer):
                 optimizer.state[parameters[name]][rest[0]] = value
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(state["scaler"])
-    if asked != state["asked"]:
-        return asked
     budgets, rank = state["max_tokens"], accelerator.process_index
-    return budgets[rank] if len(budgets) == accelerator.num_processes else min(budgets)
+    budget = budgets[rank] if len(budgets) == accelerator.num_processes else min(budgets)
+    return budget if asked == state["asked"] else asked, state["history"]

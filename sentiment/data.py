@@ -1,5 +1,6 @@
 """Labelled reviews, from where the user keeps them: checked and sampled."""
 
+import functools
 import hashlib
 import heapq
 import itertools
@@ -9,9 +10,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy
+import pandas
 import pyarrow
 
 from sentiment import labels as rules
@@ -21,6 +22,7 @@ from sentiment.tokens import LARGE, join
 
 HELD_OUT = "held out of train"  # in place of test
 BY_SETTINGS = "sampled by the settings"  # in place of the row numbers of a large sample
+PURPOSES = {"train": "reviews to train", "validation": "to validate", "eval": "to score"}
 NO_SPLIT = "none"  # for --test_split_name
 MIXED = pyarrow.JsonType  # a column of JSON with several types
 # The settings that name the data: (default, help).
@@ -28,8 +30,8 @@ FLAGS = {
     "dataset_config_name": (None, "configuration of a data set on the Hub, or subfolder"),
     "dataset_revision": ("main", "branch, tag or commit of a data set on the Hub"),
     "train_split_name": ("train", "split to train on"),
-    "validation_split_name": ("validation", "split to score if test has no labels; or none"),
-    "test_split_name": ("test", "split to score; or none"),
+    "validation_split_name": ("validation", "split to score after each epoch; or none"),
+    "test_split_name": ("test", "split to score in the end; or none"),
     "text_column": ("text", "text column, or several to join by a space: title,body"),
     "label_column": ("label", "label column: integers or strings"),
     "label_map": ({}, "names of labels, such as 0=negative,1=positive"),
@@ -61,7 +63,7 @@ class Reviews(Sequence):
     def at(self, positions):
         return replace(self, rows=self.rows[positions], labels=self.labels[positions])
 
-    @cached_property
+    @functools.cached_property
     def hashes(self):
         """int64, one of each text."""
         return numpy.fromiter(map(hash, self), numpy.int64, len(self))
@@ -83,7 +85,7 @@ class Reviews(Sequence):
         rows = "all" if whole else BY_SETTINGS if len(self) > LARGE else self.rows.tolist()
         return {"split": self.split, "rows": rows, "reviews": len(self), "sha256": self.sha256}
 
-    @cached_property
+    @functools.cached_property
     def sha256(self):
         """Of json.dumps([texts, labels])."""
         digest = hashlib.sha256()
@@ -97,9 +99,9 @@ class Reviews(Sequence):
     def summary(self):
         """For example "100 reviews (negative: 50, positive: 50)"."""
         counts = sorted(Counter(self.labels).items())
-        classes = [f"{rules.some([label])}: {count:,}" for label, count in counts[:10]]
-        classes += [f"{len(counts) - 10:,} more classes"] * (len(counts) > 10)
-        return f"{len(self):,} reviews ({', '.join(classes)})"
+        classes = [f"{rules.some([label])}: {count:,}" for label, count in counts]
+        more = [f"{len(counts) - 10:,} more classes"] * (len(counts) > 10)
+        return f"{len(self):,} reviews ({', '.join(classes[:10] + more)})"
 
 
 def load_split(settings, split, known=()):
@@ -183,11 +185,7 @@ def stratified(labels, size, seed, at_least=0):
     """
     if size >= len(labels):
         return numpy.arange(len(labels))
-    import pandas  # late, as in source.read_files
-
-    codes, names = pandas.factorize(labels)  # in the order of their first appearance
-    ends = numpy.bincount(codes).cumsum()
-    members = dict(zip(names, numpy.split(codes.argsort(kind="stable"), ends), strict=False))
+    members = pandas.Series(labels).groupby(labels, sort=False).indices
 
     def places(label):  # in the order in which they are given away
         count = len(members[label])
@@ -206,8 +204,12 @@ def scored_as(split, settings):
     return HELD_OUT if split == settings.train_split_name else split
 
 
-def load_train_and_test(settings):
-    """({"train": Reviews, "eval": Reviews}, names of the classes, lines of a report). UserError."""
+def load_train_and_test(settings, selects=False):
+    """({"train": Reviews, "eval": Reviews}, names of the classes, lines of a report). UserError.
+
+    "eval": test; else validation, unless `selects`; else 10% of train. "validation": that split,
+    unless it is "eval". selects: it chooses an epoch, so it must be there.
+    """
     name, split = settings.dataset_name, settings.train_split_name
     train, classes, notes = load_split(settings, split)
     if train is None:
@@ -215,58 +217,76 @@ def load_train_and_test(settings):
     report = [f"{split}: {train.summary()}", *notes]
     checks.check_labels(train, settings)
     report += checks.contradictions(train)
-    test, notes = load_test(settings, classes)
+    parts, notes = load_scored(settings, classes)
     report += notes
-    if test is None:
+    if list(parts) == ["validation"] and not selects:
+        parts = {"eval": parts["validation"]}
+    if "eval" not in parts:
         size = math.ceil(0.1 * len(train))
         test = train.sample(size, f"{settings.seed}/cut off")
         train = train.at(~numpy.isin(train.rows, test.rows))
-        others = sorted(source.splits(settings).keys() - {split, split.lower()})
+        used = (each.split for each in parts.values())
+        others = sorted(source.splits(settings).keys() - {split, split.lower(), *used})
         unused = f"; not used: {', '.join(others)}" if others else ""
         report += [f"{size:,} reviews (10%) are held out of {split} to score{unused}"]
+        parts = {"eval": test, **parts}
 
-    before = len(train)
-    train = train.without(test)
-    if dropped := before - len(train):
-        report += [f"{dropped:,} training reviews have the text of a scored one and are dropped"]
-    for each in (train, test):
-        if not each:
-            raise UserError(f"{name}: no review is left in {each.split} ({'; '.join(report)})")
-    sizes = len(train), len(test)
-    train = train.sample(settings.max_train_samples, f"{settings.seed}/train", at_least=1)
-    test = test.sample(settings.max_eval_samples, f"{settings.seed}/test")
-    if len(set(train.labels)) < 2:
-        way = "; see --max_train_samples" if len(train) < sizes[0] else ""
-        raise UserError(f"{name}: training needs two classes or more, not {train.summary()}{way}")
-    used = [f"{len(part):,} of {size:,}" for part, size in zip((train, test), sizes, strict=True)]
-    report += [f"used: {used[0]} reviews to train, {used[1]} to score"]
-    return {"train": train, "eval": test}, classes, report
+    left = {}
+    for part, reviews in {**parts, "train": train}.items():
+        left[part] = functools.reduce(Reviews.without, left.values(), reviews)
+        if dropped := len(reviews) - len(left[part]):
+            report += [f"{reviews.split}: dropped {dropped:,} whose text is also scored"]
+    if selects and not left.get("validation"):
+        need = "--load_best_model_at_end and --early_stopping_patience need a validation split"
+        way = f"give --validation_split_name, other than test; {source.describe(settings)}"
+        raise UserError(f"{name}: {need}; {way} ({'; '.join(report)})")
+    if not left["train"]:
+        raise UserError(f"{name}: no review is left in {split} ({'; '.join(report)})")
+    left = {part: reviews for part, reviews in left.items() if reviews}
+    return sampled(left, settings, report), classes, report
 
 
-def load_test(settings, classes):
-    """The test split, or the validation split where that is missing or has no labels.
-
-    Returns (Reviews or None, lines of a report). Raises UserError.
+def load_scored(settings, classes):
+    """({"eval": test, "validation": Reviews}, lines of a report): the splits that are there and
+    have labels. Raises UserError.
     """
-    report = []
-    for flag in ("test_split_name", "validation_split_name"):
+    found, report = {}, []
+    for part, flag in (("eval", "test_split_name"), ("validation", "validation_split_name")):
         split = getattr(settings, flag)
-        if split == NO_SPLIT:
+        if split in (NO_SPLIT, *(each.split for each in found.values())):
             continue
         try:
-            test, _, notes = load_split(settings, split, classes)
+            reviews, _, notes = load_split(settings, split, classes)
+            labels = set() if reviews is None else set(reviews.labels)
+            unknown = labels - set(classes)
+            if unknown and labels != {"-1"}:
+                reason = f"{split} has labels that {settings.train_split_name} lacks"
+                raise UserError(f"{settings.dataset_name}: {reason}: {rules.some(sorted(unknown))}")
         except UserError as error:
             raise UserError(f"{error} (--{flag} {NO_SPLIT} leaves it out)") from error
-        if test is None and split != DEFAULTS[flag]:
-            raise UserError(f"--{flag} {split}: no such split; {source.describe(settings)}")
-        if test is None:
-            continue
-        unknown = set(test.labels) - set(classes)
-        if not test or unknown == {"-1"} == set(test.labels):
+        if reviews and not unknown:
+            found[part] = reviews
+            report += [f"{split}: {reviews.summary()}", *notes, *checks.contradictions(reviews)]
+        elif reviews is not None:
             report += [f"{split}: no labels, not used"]
-            continue
-        if unknown:
-            reason = f"the split {split} has labels that {settings.train_split_name} lacks"
-            raise UserError(f"{settings.dataset_name}: {reason}: {rules.some(sorted(unknown))}")
-        return test, [*report, f"{split}: {test.summary()}", *notes]
-    return None, report
+        elif split != DEFAULTS[flag]:
+            raise UserError(f"--{flag} {split}: no such split; {source.describe(settings)}")
+    return found, report
+
+
+def sampled(parts, settings, report):
+    """Samples of the sizes that `settings` ask for. Raises UserError. Extends the report."""
+    samples, used = {}, []
+    for part, reviews in reversed(parts.items()):  # train first
+        train = part == "train"
+        size = settings.max_train_samples if train else settings.max_eval_samples
+        seed = f"{settings.seed}/{part}".replace("eval", "test")  # as in older versions
+        samples[part] = sample = reviews.sample(size, seed, at_least=int(train))
+        used += [f"{len(sample):,} of {len(reviews):,} {PURPOSES[part]}"]
+    train = samples["train"]
+    if len(set(train.labels)) < 2:
+        way = "; see --max_train_samples" if len(train) < len(parts["train"]) else ""
+        few = f"training needs two classes or more, not {train.summary()}{way}"
+        raise UserError(f"{settings.dataset_name}: {few}")
+    report += [f"used: {', '.join(used)}"]
+    return samples

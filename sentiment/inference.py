@@ -109,8 +109,8 @@ def recover(error, max_tokens, longest):
     if "does not have a deterministic implementation" in str(error):
         torch.use_deterministic_algorithms(False)
         if os.environ.get("RANK", "0") == "0":
-            operation = str(error).split()[0]
-            print(f"{operation} has no deterministic kernel: runs may differ", file=sys.stderr)
+            name = str(error).split()[0]
+            print(f"{name} has no deterministic kernel: runs may differ", file=sys.stderr)
         return max_tokens
     if not is_out_of_memory(error):
         raise error

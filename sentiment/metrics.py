@@ -30,6 +30,7 @@ def score(logits, labels, names):
     predictions = probabilities.argmax(dim=1)
     confusion = confusion_matrix(labels, predictions, labels=ids)
     per_class = class_scores(labels, predictions, labels=ids, zero_division=0)
+    rows = zip(*(values.tolist() for values in per_class), strict=True)
     counted, aucs = averaged(names), {}
     seen = [i for i in counted if i in labels or i in predictions] or counted
     precision, recall, f1 = (float(values[seen].mean()) for values in per_class[:3])
@@ -51,8 +52,8 @@ def score(logits, labels, names):
         "confusion_matrix": confusion.tolist(),
         "labels": names,
         "per_class": {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "reviews": int(n)}
-            for name, p, r, f, n in zip(names, *per_class, strict=True)
+            name: {"precision": p, "recall": r, "f1": f, "reviews": n}
+            for name, (p, r, f, n) in zip(names, rows, strict=True)
         },
     }
 

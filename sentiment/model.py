@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from tokenizers import Regex, normalizers
-from transformers import AutoConfig, TokenizersBackend
+from transformers import TokenizersBackend
 from transformers.utils import logging
 
 from sentiment import files
@@ -30,21 +30,17 @@ class PreTrainedTokenizerFast(TokenizersBackend):
     """The general tokenizer, saved under a name that transformers 4 knows as well."""
 
 
-def config_for_training(folder, labels, attention_dropout=None):
-    """The configuration in a folder, changed to classify `labels`. Raises UserError."""
-    config = AutoConfig.from_pretrained(
-        folder,
-        trust_remote_code=False,
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
-        problem_type="single_label_classification",
-    )
+def configure(labels, text_columns, attention_dropout, config):
+    """Make a configuration classify `labels`. text_columns: for predict.py. UserError."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: i for i, name in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    config.text_columns = text_columns
     if attention_dropout is not None:
         known = [name for name in ATTENTION_DROPOUT if hasattr(config, name)]
         if not known:
             raise UserError("--attention_dropout: the model has no such setting; leave it out")
         config.update(dict.fromkeys(known, attention_dropout))
-    return config
 
 
 def for_reviews(tokenizer):

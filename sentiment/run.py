@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -46,8 +47,7 @@ def versions():
 
 def differences(now, was):
     """For example ["seed 2 (was 1)"]."""
-    changed = [name for name in now if now[name] != was.get(name)]
-    return [f"{name} {now[name]} (was {was.get(name)})" for name in changed]
+    return [f"{x} {now[x]} (was {was.get(x)})" for x in now if now[x] != was.get(x)]
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Run:
     versions: dict = field(default_factory=versions)
     platform: str = field(default_factory=platform.platform)
     seconds: float | None = None  # of all steps, in the end
+    history: list = field(default_factory=list)  # the epochs' scores on validation
 
     @classmethod
     def read(cls, folder):
@@ -76,6 +77,7 @@ class Run:
         if content is None:
             return None
         try:
+            content = {"history": []} | content  # none in older versions
             run = cls(**{each.name: content[each.name] for each in fields(cls)})
             run.check_types()
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -86,13 +88,33 @@ class Run:
     def folder(self):
         return Path(self.settings["output_dir"])
 
+    @property
+    def steps_per_epoch(self):
+        return math.ceil(self.reviews["train"]["reviews"] / self.settings["train_batch_size"])
+
+    @property
+    def last_step(self):
+        return self.settings["num_train_epochs"] * self.steps_per_epoch
+
+    @property
+    def best_epoch(self):
+        """From 1, by --metric_for_best_model; of equals the earliest; 0 before the first."""
+        best = min if self.settings["metric_for_best_model"] == "loss" else max
+        return self.history.index(best(self.history)) + 1 if self.history else 0
+
+    @property
+    def kept_epoch(self):
+        """The epoch whose weights are saved, from 1."""
+        best = self.history and self.settings["load_best_model_at_end"]
+        return self.best_epoch if best else len(self.history) or self.settings["num_train_epochs"]
+
     def check_types(self):
         """Raise unless the fields that evaluate.py computes with have their types."""
         get = self.settings.get
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
         expected = {
             str: [*map(get, names), *self.labels, *self.command],
-            int: [*map(get, ("seed", "max_train_samples", "max_eval_samples"))],
+            int: [*map(get, ("seed", "max_train_samples", "max_eval_samples")), self.kept_epoch],
             str | None: [self.commits["model"], self.commits["dataset"]],
             int | float: [self.seconds],
             dict: [self.versions],

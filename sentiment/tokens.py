@@ -76,7 +76,7 @@ def encode(tokenizer, texts, stop=()):
 
 def encode_once(tokenizer, reviews, stop):
     """As `encode`, in a file in the cache of datasets, which the first process writes. OSError."""
-    import datasets  # late, as in data
+    import datasets  # after access.connect
 
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     # What is stored there depends on the last call.
@@ -97,14 +97,22 @@ def encode_once(tokenizer, reviews, stop):
 
 @dataclass
 class Encoded:
-    """N reviews as the model reads them."""
+    """N reviews of a split as the model reads them."""
 
+    split: str
     ids: Tokens
     labels: torch.Tensor  # int64 [N]: class ids
     rows: numpy.ndarray  # int64 [N]: row numbers in their split
 
+    def class_weights(self, kind, classes):
+        """float32 [C]: "none" is ones; "balanced" as scikit-learn's, 0 for a class not there."""
+        counts = torch.bincount(self.labels, minlength=classes)
+        balanced = len(self.labels) / (counts.count_nonzero() * counts)
+        return balanced.nan_to_num(posinf=0.0) if kind == "balanced" else torch.ones(classes)
 
-def encode_reviews(tokenizer, reviews, labels, stop=()):
-    """data.Reviews and the class id of each -> Encoded. Raises Stopped for a signal in `stop`."""
-    ids = (encode_once if len(reviews) > LARGE else encode)(tokenizer, reviews, stop)
-    return Encoded(ids, torch.tensor(labels), reviews.rows)
+
+def encode_reviews(tokenizer, reviews, ids, stop=()):
+    """data.Reviews -> Encoded. ids: {label: class id}. Raises Stopped for a signal in `stop`."""
+    labels = torch.tensor([ids[label] for label in reviews.labels])
+    encoded = (encode_once if len(reviews) > LARGE else encode)(tokenizer, reviews, stop)
+    return Encoded(reviews.split, encoded, labels, reviews.rows)

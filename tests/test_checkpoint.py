@@ -33,22 +33,6 @@ SETTINGS = {
 SETTINGS |= {"checkpointing_steps": 4}  # an epoch has 6 steps
 
 
-class Crash(Exception):
-    """A bug or a kill: no code handles it."""
-
-
-def crash_at(monkeypatch, module, name, times):
-    """Make a function crash at its `times`-th call."""
-    function, calls = getattr(module, name), itertools.count(1)
-
-    def crashing(*args, **options):
-        if next(calls) == times:
-            raise Crash
-        return function(*args, **options)
-
-    monkeypatch.setattr(module, name, crashing)
-
-
 def result(folder):
     """All that must be equal in a resumed and an uninterrupted run."""
     assert not [
@@ -75,10 +59,10 @@ def undisturbed(tmp_path_factory, distilbert, reviews):
 
 
 def crashed(monkeypatch, distilbert, reviews, folder, *moment, **settings):
-    """The folder of a run that crashed; moment: see crash_at."""
+    """The folder of a run that crashed; moment: see tiny.crash_at."""
     with monkeypatch.context() as patch:
-        crash_at(patch, *moment)
-        with pytest.raises(Crash):
+        tiny.crash_at(patch, *moment)
+        with pytest.raises(tiny.Crash):
             tiny.train(distilbert, reviews, folder, **{**SETTINGS, **settings})
     return folder
 
@@ -286,6 +270,7 @@ def test_a_failed_file_operation_leaves_an_intact_checkpoint(tmp_path, monkeypat
     optimizer = torch.optim.AdamW(classifier.parameters())
     names = "dataset_name", "model_name_or_path", "max_tokens_per_device"
     settings = {"seed": 1, "output_dir": str(tmp_path), **dict.fromkeys(names, "")}
+    settings["load_best_model_at_end"] = False
     hardware = {"device": "", "processes": 1, "threads": 1, "precision": "no"}
     run = Run(settings, [], {}, {}, "", **hardware, git_commit=None)
     (tmp_path / "log.jsonl").touch()
@@ -491,8 +476,8 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
 ):
     accumulate, calls = script.accumulate_gradients, itertools.count(1)
 
-    def broken(settings, accelerator, classifier, *args):
-        loss, max_tokens = accumulate(settings, accelerator, classifier, *args)
+    def broken(accelerator, classifier, *args):
+        loss, max_tokens = accumulate(accelerator, classifier, *args)
         if next(calls) >= 6:
             if what == "gradient":
                 next(classifier.parameters()).grad[0, 0] = math.inf

@@ -320,7 +320,7 @@ def test_training_texts_that_are_also_test_texts_are_dropped(tmp_path):
     train, test, _, report = sampled(tmp_path)
     assert train.rows.tolist() == [*range(2, 30), 31]
     assert test.rows.tolist() == [0, 1, 2]
-    assert "3 training reviews have the text of a scored one and are dropped" in report
+    assert "train: dropped 3 whose text is also scored" in report
 
 
 def test_every_class_has_a_training_review_even_in_a_small_subset(tmp_path):

@@ -174,28 +174,27 @@ def test_a_shape_is_recorded_at_its_second_pass_and_then_repeated(tmp_path, monk
     _, model = pair(tmp_path, "distilbert")
     seen = []
 
-    def run(length, batch_size=1):
+    def run(length, weight=1.0):
         seen.clear()
-        given = packing.in_one_row(model, texts([length], model), [1])
-        return compute(*given, batch_size), given
+        given = *packing.in_one_row(model, texts([length], model), [1]), torch.tensor([weight])
+        return compute(*given), given
 
     compute = Graphs(lambda *given: seen.append((Recorder.recording, given)) or torch.ones(()))
     run(9)
     assert [recording for recording, _ in seen] == [False]
-    first, (own, _) = run(8)
+    first, (own, _, weights) = run(8)
     assert [recording for recording, _ in seen] == [True]
-    again, (inputs, _) = run(7)
+    again, (inputs, *_) = run(7, weight=0.5)
     assert not seen
     assert again is first
     assert torch.equal(own["input_ids"], inputs["input_ids"])  # the new review, where the old was
     assert torch.equal(own["layout"].starts, inputs["layout"].starts)
+    assert weights.tolist() == [0.5]
     assert [graph.replays for graph in Recorder.made] == [2]
-    run(9, batch_size=2)  # another divisor of the loss
-    assert [recording for recording, _ in seen] == [False]
-    run(9, batch_size=2)
-    assert Recorder.pools == [None, Recorder.made[0].pool()]
     run(600)
     assert [recording for recording, _ in seen] == [False]
+    run(600)
+    assert Recorder.pools == [None, Recorder.made[0].pool()]
     compute.clear()
     run(9)
     assert [recording for recording, _ in seen] == [False]

@@ -128,7 +128,8 @@ def test_plots_with_several_classes_and_with_one(tmp_path):
     logits = torch.randn(30, 7, generator=torch.Generator().manual_seed(0))
     names = [f"{stars} stars" for stars in range(7)]
     for labels in ([i % 7 for i in range(30)], [3] * 30):
-        written = plots.draw(tmp_path, metrics.score(logits, labels, names), logits, labels, [])
+        scores = {**metrics.score(logits, labels, names), "split": "test"}
+        written = plots.draw(tmp_path, scores, logits, labels, [])
         assert written.keys() == {"confusion.png", "curves.png", "reliability.png"}
 
 
@@ -160,9 +161,9 @@ def test_the_card_is_a_function_of_two_files(scored, trained):
     assert (data.pipeline_tag, data.library_name) == ("text-classification", "transformers")
     assert all(example["text"] for example in data.widget)
     low, high = scores["intervals"]["accuracy"]
-    assert f"| accuracy | {scores['accuracy']:.4f} | {low:.4f} to {high:.4f} |" in text
+    assert f"    accuracy                {scores['accuracy']:.4f}  {low:.4f} to {high:.4f}" in text
     for setting, value in run.settings.items():
-        assert f"| {setting} | {card.public(str(value))} |" in text
+        assert f"    {setting} {card.public(str(value))}\n" in text
     assert "on 41 reviews of" in text
     assert "On 20 reviews of" in text
     assert f"transformers {transformers.__version__}" in text
@@ -447,7 +448,7 @@ def test_tensorboard_gets_losses_rates_speed_and_evaluations(tmp_path, distilber
         assert [scalar.value for scalar in scalars] == pytest.approx([step[name] for step in steps])
     speeds = [scalar.value for scalar in events.Scalars("tokens_per_second")]
     assert speeds == pytest.approx([step["tokens"] / step["seconds"] for step in steps])
-    accuracies = [scalar.value for scalar in events.Scalars("eval/accuracy")]
+    accuracies = [scalar.value for scalar in events.Scalars("test/accuracy")]
     assert accuracies == pytest.approx([entry["eval"]["accuracy"] for entry in evaluations])
 
 

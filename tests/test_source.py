@@ -405,7 +405,10 @@ def test_a_label_map_and_the_model_s_classes_are_found_in_any_case(tmp_path):
     with pytest.raises(argparse.ArgumentTypeError):
         flags.label_map("Pos=a,positive=b")
     classes = ["Neg", "Pos"]
-    assert evaluate.class_ids(["negative", "positive"], [], classes) == [0, 1]
+    assert evaluate.class_ids(["negative", "positive"], [], classes) == {
+        "negative": 0,
+        "positive": 1,
+    }
 
 
 def test_a_label_outside_its_class_label_is_refused(tmp_path):
@@ -477,7 +480,7 @@ def test_texts_with_contradicting_labels_are_counted(tmp_path):
     assert ROWS[3][1] == ROWS[5][1] == "positive"
     report = load(write(tmp_path / "train.csv", rows))[3]
     (line,) = [line for line in report if "different labels" in line]
-    assert line.startswith("text: 2 have different labels, such as ")
+    assert line.startswith("train: 2 texts with different labels, such as ")
     assert line.endswith("(rows 3 and 40)")
     assert ROWS[3][0][:30] in line
     assert "labels" not in "".join(load(write(tmp_path / "once.csv", ROWS))[3][1:-1])
@@ -664,7 +667,7 @@ def test_contradictions_against_a_dictionary(seed):
     rows = numpy.arange(100)
     reviews = data.Reviews("train", {"text": column}, rows, numpy.array(labels, object))
     (line,) = checks.contradictions(reviews)
-    assert line.startswith(f"text: {wanted} have different labels")
+    assert line.startswith(f"train: {wanted} texts with different labels")
     first, second = map(int, line.rstrip(")").split("rows ")[1].split(" and "))
     assert texts[first] == texts[second]
     assert labels[first] != labels[second]

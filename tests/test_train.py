@@ -20,6 +20,7 @@ import train as script
 from sentiment import inference
 from sentiment.errors import UserError
 from sentiment.fast import packing
+from sentiment.hub import trial
 
 FILES = {
     *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -348,6 +349,7 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
             "reviews",
             "model_sha256",
             "seconds",
+            "history",
         ),
     }
     assert run["commits"] == {"model": None, "dataset": None}
@@ -386,7 +388,7 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["label2id"] == {"negative": 0, "positive": 1}
     card = (trained / "README.md").read_text(encoding="utf-8")
-    assert f"| accuracy | {metrics['accuracy']:.4f} |" in card
+    assert f"accuracy                {metrics['accuracy']:.4f}  " in card
 
 
 @pytest.mark.parametrize("model", ["bert", "roberta"])
@@ -559,7 +561,7 @@ def test_attention_dropout_is_refused_for_a_model_that_has_none(tmp_path, distil
     )
     args = script.parse_args(tiny.flags(model_name_or_path=folder, attention_dropout=0.1))
     with pytest.raises(UserError, match=r"--attention_dropout: .* has no such setting"):
-        script.load_model(args, ["negative", "positive"], ["text"])
+        trial.load_for_training(args, ["negative", "positive"], ["text"])
 
 
 def test_training_keeps_a_fitting_head_or_makes_a_new_one(tmp_path, trained, reviews):

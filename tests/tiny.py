@@ -1,6 +1,7 @@
 """Tiny models, reviews and runs for the tests, and helpers that start the scripts."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -142,6 +143,22 @@ def train(model, dataset, output_dir, **settings):
     }
     script.main(flags(**{**given, **settings}))
     return output_dir
+
+
+class Crash(Exception):
+    """A bug or a kill: no code handles it."""
+
+
+def crash_at(monkeypatch, module, name, times):
+    """Make a function crash at its `times`-th call."""
+    function, calls = getattr(module, name), itertools.count(1)
+
+    def crashing(*args, **options):
+        if next(calls) == times:
+            raise Crash
+        return function(*args, **options)
+
+    monkeypatch.setattr(module, name, crashing)
 
 
 def add_put(monkeypatch):

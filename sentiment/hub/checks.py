@@ -1,9 +1,9 @@
 """What looks wrong in users' texts and labels: refused, or reported."""
 
 import re
-from collections import Counter
 
 import numpy
+import pandas
 from pyarrow import compute
 
 from sentiment.errors import UserError
@@ -15,24 +15,24 @@ MOST_LABELS, MOST_LETTERS = 100, 40  # in one pattern, in one label
 
 def check_labels(reviews, settings):
     """Raise UserError for labels that are no classes or in the text, or a useless --label_map."""
-    counts, mapped = Counter(reviews.labels), settings.label_map.values()
-    if absent := [f"{x}={y}" for x, y in settings.label_map.items() if y not in counts]:
-        raise UserError(f"--label_map {absent[0]}: no review has that label; see {some(counts)}")
-    numbers = {name: value for name in counts if (value := number(name)) is not None}
-    measured = [x for x, value in numbers.items() if 2 * value % 1 and x not in mapped]
-    others = [name for name in counts if name not in numbers]
-    example, varied = next(iter(counts), ""), 2 * len(counts) > len(reviews)
-    several = f"{len(counts):,} different labels in {len(reviews):,} reviews"
+    names, mapped = list(dict.fromkeys(reviews.labels)), settings.label_map.values()
+    if absent := [f"{x}={y}" for x, y in settings.label_map.items() if y not in names]:
+        raise UserError(f"--label_map {absent[0]}: no review has that label; see {some(names)}")
+    numbers = [name for name in names if number(name) is not None]
+    measured = [name for name in numbers if 2 * number(name) % 1 and name not in mapped]
+    others = [name for name in names if number(name) is None]
+    example, varied = next(iter(names), ""), 2 * len(names) > len(reviews)
+    several = f"{len(names):,} different labels in {len(reviews):,} reviews"
     if measured:  # half stars are classes
         example, reason = measured[0], f"is a measurement, not a class; {several}"
         way = "round it in the file, or name the classes with --label_map"
-    elif varied and 3 < len(counts) >= 2 * len(set(reviews.hashes)):
+    elif varied and 3 < len(names) >= 2 * len(set(reviews.hashes)):
         reason = f"is one of {several}, with fewer different texts: the columns look swapped"
         way = f"give --text_column {settings.label_column} --label_column {settings.text_column}"
-    elif varied and len(counts) >= FEW:
+    elif varied and len(names) >= FEW:
         reason, way = f"is no class; {several}", "choose another column"
     elif len(numbers) > 1 and len(others) > 1 and not mapped:
-        example = next(iter(numbers))
+        example = numbers[0]
         reason = f"is a number, but other labels are names, such as {some(others[:1])}"
         way = "join them by --label_map NUMBER=NAME,..."
     elif settings.label_column in reviews.columns:
@@ -46,15 +46,15 @@ def check_labels(reviews, settings):
 
 def contradictions(reviews):
     """A line on texts that occur with different labels, or none."""
-    order = reviews.hashes.argsort(kind="stable")
-    hashes, labels, rows = reviews.hashes[order], reviews.labels[order], reviews.rows[order]
-    found = numpy.flatnonzero((hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1]))
-    if not len(found):
+    frame = pandas.DataFrame({"text": reviews.hashes, "label": reviews.labels}, reviews.rows)
+    once = frame.drop_duplicates()
+    found = once["text"][once.duplicated("text", keep=False)]
+    if found.empty:
         return []
-    first = found[rows[found].argmin()]
-    example = f"{some([reviews.text(rows[first])])} (rows {rows[first]} and {rows[first + 1]})"
-    texts = len(set(hashes[found]))
-    return [f"{','.join(reviews.columns)}: {texts:,} have different labels, such as {example}"]
+    first, second = found.index[found == found.iloc[0]][:2]
+    example = f"{some([reviews.text(first)])} (rows {first} and {second})"
+    count = f"{reviews.split}: {found.nunique():,} texts with different labels"
+    return [f"{count}, such as {example}"]
 
 
 def respelled(column, codes, labels, read, label_map):
@@ -75,15 +75,14 @@ def stray_quotes(columns, labels):
         return []
     names = "|".join(map(re.escape, short[:MOST_LABELS]))
     label, line = rf'"?(?:{names})"?', r"[^\n]*"
-    # Each line but the last ends with a label, perhaps before other columns; or each but the first
-    # starts with one.
-    pattern = rf"\A(?:{line}[,;\t]{label}(?:[,;\t]{line})?\r?\n)+{line}\z"
-    pattern += rf"|\A{line}(?:\n{label}[,;\t]{line})+\s*\z"
+    row = rf"(?:{line}[,;\t]{label}(?:[,;\t]{line})?|{label}[,;\t]{line})"
+    # Each line but the last is a row with a label; or each but the first.
+    pattern = rf"\A(?:{row}\r?\n)+{line}\z|\A{line}(?:\n{row})+\s*\z"
     report = []
     for name, column in columns.items():
         rows = numpy.flatnonzero(compute.match_substring_regex(column, pattern))
         if len(rows):
-            text = column[int(rows[0])].as_py().strip()
+            text = column[rows[0]].as_py().strip()
             inside = text.count("\n")
             seems = f"{some([text])} (row {rows[0]}) seems to hold {inside} other rows"
             report += [f"{name}: {seems}; check for a stray quote ({len(rows):,} such texts)"]

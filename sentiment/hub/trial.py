@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,9 +18,33 @@ SHORTEST = 8  # a model must take at least this many tokens
 TEXT = "A 🙂 \U0010ffff"  # with characters outside any vocabulary
 
 
-@contextmanager
-def loading(name, revision="main"):
-    """Yield a model's folder after `untrusted.check`. What fails in the block is a UserError."""
+def load_trained(name, revision="main"):
+    """(tokenizer, classifier on the CPU) of a fine-tuned model. Raises UserError."""
+    if name == model.DEFAULT_FOLDER and not Path(name).exists():
+        raise UserError(f"no model in {name} yet: run train.py, or give --model_name_or_path")
+    access.connect(name)
+    return load(name, revision)[:2]
+
+
+def load_for_training(settings, labels, text_columns):
+    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest). Raises UserError.
+
+    text_columns: names, for predict.py.
+    """
+    configure = partial(model.configure, labels, text_columns, settings.attention_dropout)
+    torch.manual_seed(settings.seed)  # for a new head: the same on every process
+    name = settings.model_name_or_path
+    tokenizer, classifier, folder = load(name, settings.revision, configure)
+    model.truncate_at(settings.max_length, tokenizer)
+    commit = None if Path(name).exists() else folder.name  # the cache names it so
+    return tokenizer, classifier, commit, model.fingerprint(tokenizer, classifier)
+
+
+def load(name, revision, configure=None):
+    """(tokenizer, classifier, folder). Whatever fails is a UserError.
+
+    configure: called with the configuration, for a new head.
+    """
     folder = Path(name)
     if folder.is_file():
         raise UserError(f"{name}: a file, not a model folder or Hub id")
@@ -32,13 +57,20 @@ def loading(name, revision="main"):
         with silenced(), warnings.catch_warnings(action="ignore"):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             untrusted.check_size(config, *weights)
-            yield folder
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            if configure:
+                configure(config)
+                tokenizer = model.for_reviews(tokenizer)
+            pretrained = AutoModelForSequenceClassification.from_pretrained
+            classifier, report = pretrained(folder, config=config, **model.LOADING)
+            check(tokenizer, classifier, report, new_head=bool(configure))
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except BaseException as error:  # Rust panics are not Exceptions
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"{name}: cannot be loaded: {first_line(error)}") from error
+    return tokenizer, classifier, folder
 
 
 @contextmanager
@@ -58,20 +90,7 @@ def silenced():
         os.close(kept)
 
 
-def load_trained(name, revision="main"):
-    """(tokenizer, classifier on the CPU) of a fine-tuned model. Raises UserError."""
-    if name == model.DEFAULT_FOLDER and not Path(name).exists():
-        raise UserError(f"no model in {name} yet: run train.py, or give --model_name_or_path")
-    access.connect(name)
-    with loading(name, revision) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        load = AutoModelForSequenceClassification.from_pretrained
-        classifier, report = load(folder, **model.LOADING)
-        check(tokenizer, classifier, report)
-    return tokenizer, classifier
-
-
-def check(tokenizer, classifier, report, new_head=False):
+def check(tokenizer, classifier, report, new_head):
     """Raise UserError unless a model was loaded whole and answers. Calls model.agree."""
     unfit = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
     # Old files list position_ids, which are no weights.
@@ -88,10 +107,10 @@ def check(tokenizer, classifier, report, new_head=False):
     if tokenizer.pad_token_id is None:
         raise UserError("its tokenizer has no padding token; set pad_token, and save it again")
     config, classes = classifier.config, list(classifier.config.id2label.values())
-    if config.problem_type == "multi_label_classification":
-        raise UserError("its head is for multi-label classification, which is not supported")
-    if config.problem_type == "regression" or len(classes) == 1:
-        raise UserError("its head is for regression, which is not supported")
+    task = "regression" if len(classes) == 1 else config.problem_type
+    if task in ("regression", "multi_label_classification"):
+        task = task.replace("multi_", "multi-").replace("_", " ")
+        raise UserError(f"its head is for {task}, which is not supported")
     if len(set(classes)) < max(2, len(classes)) or not all(map(str.isprintable, classes)):
         raise UserError("id2label in config.json needs 2+ distinct printable names")
     model.agree(tokenizer, classifier)

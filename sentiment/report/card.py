@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sentiment import files
-from sentiment.metrics import FIGURES, PUBLISHED
-from sentiment.report import table
+from sentiment.metrics import PUBLISHED
+from sentiment.report.table import table
 from sentiment.run import command
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -18,10 +18,10 @@ APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
 
 def public(word):
     """An argument without private folders: ../data.csv becomes data.csv."""
-    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    flag, value = re.fullmatch(r"(--.*?=|)(.*)", word, re.DOTALL).groups()
     path = Path(value)
     private = path.is_absolute() or ".." in path.parts or value.startswith("~")
-    return flag + equals + (path.name if private else value)
+    return flag + (path.name if private else value)
 
 
 def text(value):
@@ -54,7 +54,6 @@ def model_card(run, scores):
         scores=scores,
         where=where,
         commands=dict.fromkeys(map(shlex.join, commands)),
-        figures=FIGURES,
         public=public,
         table=table,
         text=text,
@@ -65,23 +64,21 @@ def model_card(run, scores):
 def metadata(name, run, scores):
     commits = run.commits if run else {}
     base = commits.get("model") and run.settings["model_name_or_path"]
-    trained_on = commits.get("dataset") and [run.settings["dataset_name"]]
     metrics = [metric for metric in PUBLISHED if scores[metric] is not None]
-    dataset = scores["dataset"]
-    of = {"dataset_type": dataset, "dataset_name": Path(dataset).name}
-    of |= {"dataset_split": scores["split"], "dataset_revision": scores["dataset_commit"]}
-    of |= {"task_type": "text-classification"}
+    task, dataset = "text-classification", scores["dataset"]
+    of = task, dataset, Path(dataset).name
+    at = {"dataset_split": scores["split"], "dataset_revision": scores["dataset_commit"]}
     return ModelCardData(
         model_name=name,
-        eval_results=[EvalResult(metric_type=m, metric_value=scores[m], **of) for m in metrics],
+        eval_results=[EvalResult(*of, metric, scores[metric], **at) for metric in metrics],
         base_model=base,
-        datasets=trained_on,
+        datasets=commits.get("dataset") and [run.settings["dataset_name"]],
         language="en" if dataset in ("stanfordnlp/imdb", "imdb") else None,
         library_name="transformers",
         license="apache-2.0" if base in APACHE else "other",
         license_name=None if base in APACHE else "that-of-the-base-model",
         metrics=metrics,
-        pipeline_tag="text-classification",
+        pipeline_tag=task,
         tags=["sentiment-analysis"],
         widget=EXAMPLES,
     )

@@ -2,27 +2,32 @@
 
 import numpy
 import torch
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from sentiment import intervals
 from sentiment.metrics import averaged, reliability_bins
 
+rcParams["text.parse_math"] = False  # names may hold $
+
 
 def draw(folder, scores, logits, labels, log):
     """Write the plots into `folder`; returns {file name: caption}."""
     labels, probabilities = torch.as_tensor(labels), logits.double().softmax(dim=1)
-    steps = [entry for entry in log if "loss" in entry]
+    split = f"split {scores['split']}"
     pictures = {
-        "confusion.png": ("confusion matrix", 1, confusion),
-        "curves.png": ("ROC and precision-recall curves", 2, curves),
-        "reliability.png": ("accuracy by confidence", 1, reliability),
+        "confusion.png": (f"confusion matrix, {split}", 1, confusion),
+        "curves.png": (f"ROC and precision-recall curves, {split}", 2, curves),
+        "reliability.png": (f"accuracy by confidence, {split}", 1, reliability),
     }
-    if steps:
-        pictures["training.png"] = "loss and learning rate by step", 1, training
-    for name, (_, columns, paint) in pictures.items():
+    if log:
+        kept = f"; epoch {scores['kept_epoch']} was kept" if "kept_epoch" in scores else ""
+        pictures["training.png"] = f"loss and learning rate{kept}", 1, training
+    for name, (caption, columns, paint) in pictures.items():
         figure = Figure(figsize=(5 * columns, 4), dpi=120, layout="constrained")
-        paint(figure.subplots(1, columns), scores, probabilities, labels, steps)
+        paint(figure.subplots(1, columns), scores, probabilities, labels, log)
+        figure.suptitle(caption)
         figure.savefig(folder / name)
     return {name: caption for name, (caption, *_) in pictures.items()}
 
@@ -53,12 +58,19 @@ def reliability(axes, scores, probabilities, labels, _):
     axes.set(title=f"calibration error {scores['calibration_error']:.3f} (numbers: reviews)")
 
 
-def training(axes, *given):
-    names = "step", "loss", "learning_rate"
-    steps, losses, rates = ([entry[name] for entry in given[-1]] for name in names)
-    axes.plot(steps, losses, ".", alpha=0.3)
+def training(axes, scores, probabilities, labels, log):
+    curves, steps = {}, [entry for entry in log if "loss" in entry]
+    for entry in log:
+        scores = entry.get("eval", {"split": "training", **entry})
+        curve = curves.setdefault(str(scores.get("split", "scored")), [])
+        curve.append((entry["step"], scores["loss"]))
+    for split, curve in curves.items():
+        style = "." if split == "training" else "o-"
+        axes.plot(*zip(*curve, strict=True), style, label=split, alpha=0.5)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.legend()
     right = axes.twinx()
-    right.plot(steps, rates, ":", color="tab:red")
+    rates = [entry["learning_rate"] for entry in steps]
+    right.plot([entry["step"] for entry in steps], rates, ":", color="tab:red")
     right.set(ylabel="learning rate (dotted)", ylim=(0, None))
     right.yaxis.set_major_formatter("{x:.1e}")

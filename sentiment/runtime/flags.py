@@ -1,7 +1,6 @@
 """Flags as the Hugging Face example scripts spell them, checked strictly."""
 
 import argparse
-import math
 import re
 import sys
 from pathlib import Path
@@ -24,33 +23,44 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args=None):
         args = list(sys.argv[1:] if args is None else args)
-        end = args.index("--") if "--" in args else len(args)
-        for index, arg in enumerate(args[:end]):
+        for index, arg in enumerate(args):
+            if arg == "--":
+                break
             if arg.startswith("--"):
                 flag, equals, value = arg.partition("=")
                 flag = "--" + flag[2:].replace("-", "_")
                 args[index] = flag + equals + value
                 if flag not in self._option_string_actions and (way := replacement(flag)):
                     raise UserError(f"{flag} is no flag here: {way}")
-        return super().parse_args(args, namespace)
+        return super().parse_args(args)
+
+    def group(self, title):
+        """A function add(flag, kind, default, help); kind: a type, or a list of choices."""
+        add_argument = self.add_argument_group(title).add_argument
+
+        def add(flag, kind, default, help):
+            kind = {"choices": kind} if isinstance(kind, list) else {"type": kind}
+            add_argument(flag, default=default, help=help, **kind)
+
+        return add
 
     def error(self, message):
         raise UserError(f"{message} (--help lists the flags)")
 
 
-def number(kind, low, high=math.inf, above=False):
+def number(kind, low, high=sys.float_info.max, above=False):
     """An argparse type: a finite int or float from `low` to `high`; `above`: not `low` itself."""
     wanted = f"{'an integer' if kind is int else 'a number'} {'>' if above else '>='} {low}"
-    wanted += f" and <= {high}" if high < math.inf else ""
+    wanted += f" and <= {high}" if high < sys.float_info.max else ""
 
     def parse(text):
         try:
             value = kind(text)
-            if low <= value <= high and math.isfinite(value) and not (above and value == low):
+            if low <= value <= high and not (above and value == low):
                 return value
-        except (ValueError, OverflowError):
+        except ValueError:
             pass  # the same message
         raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
 
@@ -59,7 +69,8 @@ def number(kind, low, high=math.inf, above=False):
 
 def replacement(flag):
     """What flags.md says of a flag of other scripts, or None."""
-    row = re.search(rf"\n\|[^|]*`{flag}`[^|]*\| (.*) \|", OTHERS.read_text(encoding="utf-8"))
+    table = OTHERS.read_text(encoding="utf-8")
+    row = re.search(rf"\n\|[^|]*`{re.escape(flag)}`[^|]*\| (.*) \|", table)
     return row and row[1].replace("`", "")
 
 
@@ -68,8 +79,8 @@ def label_map(text):
     pairs = [pair.rpartition("=") for pair in text.split(",")]
     found = {label_name(label): label_name(name) for label, _, name in pairs}
     names = set(found.values())
-    distinct = len(set(map(fold, found))) == len(pairs) and len(set(map(fold, names))) == len(names)
-    if "" in (*found, *names) or not distinct:
+    alike = len(set(map(fold, found))) < len(pairs) or len(set(map(fold, names))) < len(names)
+    if alike or "" in (*found, *names):
         way = "expected LABEL=NAME,... with different labels, such as 0=negative,1=positive"
         raise argparse.ArgumentTypeError(f"{way}; got {text!r}")
     return found
@@ -77,9 +88,9 @@ def label_map(text):
 
 def add_data_flags(parser, flags, trained=False):
     """Add data.FLAGS. trained: no defaults; those of training hold."""
-    add = parser.add_argument_group("data").add_argument
+    add = parser.group("data")
     for name, (default, help) in flags.items():
         kind = label_map if name == "label_map" else str
         if trained:
-            help += f" (default: as in training, else {default or 'none'})"
-        add(f"--{name}", type=kind, default=None if trained else default, help=help)
+            default, help = None, f"{help} (default: as in training, else {default or 'none'})"
+        add(f"--{name}", kind, default, help)

@@ -11,36 +11,36 @@ SECONDS = 5  # between two lines
 class TrainingLog:
     """Records steps and evaluations on the main process; does nothing on the others."""
 
-    def __init__(self, accelerator, run, start, last_step):
+    def __init__(self, accelerator, run, start):
         self.path = run.folder / "log.jsonl"
         self.active, self.track = accelerator.is_main_process, accelerator.log
-        self.start, self.last_step = start, last_step
+        self.start, self.at, self.last_step = start, start, run.last_step
         self.started = self.printed = time.perf_counter()
-        kept = int, float, str  # what trackers take
-        config = {name: value for name, value in run.settings.items() if isinstance(value, kept)}
+        # trackers take no others
+        config = {x: y for x, y in run.settings.items() if isinstance(y, int | float | str)}
         accelerator.init_trackers("sentiment", config=config)
 
     def step(self, entry):
         """entry: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"}."""
         if not self.active:
             return
-        step, last, now = entry["step"], self.last_step, time.perf_counter()
-        tracked = {name: entry[name] for name in ("epoch", "loss", "learning_rate")}
-        tracked["tokens_per_second"] = entry["tokens"] / entry["seconds"]
-        self._record(entry, tracked)
+        self.at = step = entry["step"]
+        last, now = self.last_step, time.perf_counter()
+        self._record(entry, {**entry, "tokens_per_second": entry["tokens"] / entry["seconds"]})
         if step == last or now - self.printed > SECONDS:
             self.printed, speed = now, (step - self.start) / (now - self.started)
             figures = f"loss {entry['loss']:.4f}, learning rate {entry['learning_rate']:.2e}"
             left = f"{speed:.1f} steps/s, {(last - step) / speed:.0f} s left"
             print(f"{step / last:4.0%}  {figures}, {left}", flush=True)
 
-    def evaluation(self, step, metrics):
+    def evaluation(self, metrics):
         if self.active:
-            known = [name for name in FIGURES if metrics[name] is not None]
-            tracked = {f"eval/{name}": metrics[name] for name in known}
-            self._record({"step": step, "eval": metrics}, tracked)
+            split = metrics["split"]
+            tracked = {f"{split}/{x}": metrics[x] for x in FIGURES if metrics[x] is not None}
+            self._record({"step": self.at, "eval": metrics}, tracked)
             scores = f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f}"
-            print(f"after {step} steps: {scores}", flush=True)
+            kept = f", epoch {metrics['kept_epoch']}" if "kept_epoch" in metrics else ""
+            print(f"after {self.at} steps: {scores} ({split}{kept})", flush=True)
 
     def _record(self, entry, tracked):
         with open(self.path, "a", encoding="utf-8") as file:
@@ -60,7 +60,7 @@ def read_log(folder):
         match entry:
             case {"step": int(), "loss": float(), "learning_rate": float()}:
                 entries.append(entry)
-            case {"step": int()} if "loss" not in entry:
+            case {"step": int(), "eval": {"loss": float()}}:
                 entries.append(entry)
             case _:
                 break
