@@ -217,8 +217,7 @@ def main(argv=None):
         end = "Ctrl-D (on Windows Ctrl-Z, Enter) to finish."
         print(f"Enter one review per line; {end}", file=sys.stderr)
         prompt()
-    # Lone surrogates become \udXXX, which JSON allows.
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stdout = sys.stdout.stream  # see write: a reader that is gone ends the work
     counts, no_bar = Counter(), typed or sys.stdout.isatty()
     bar = tqdm(unit=" texts", delay=5, disable=True if no_bar else None)
     try:

@@ -4,8 +4,12 @@ import argparse
 import errno
 import io
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 
 import datasets
 import pytest
@@ -310,3 +314,71 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def unread(*argv):
+    """(exit code, stderr) of a script whose standard output nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, *map(str, argv)],
+        cwd=tiny.ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    os.close(writing)
+    return done.returncode, done.stderr.decode()
+
+
+def test_training_and_scoring_go_on_when_nobody_reads_the_output(tmp_path, distilbert, reviews):
+    folder = tmp_path / "run"
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": folder}
+    argv = tiny.flags(**given, num_train_epochs=2, train_batch_size=8)
+    assert unread("train.py", *argv) == (0, "")
+    assert tiny.read(folder, "status.json")["status"] == "finished"
+    (folder / "metrics.json").unlink()
+    argv = tiny.flags(model_name_or_path=folder, output_dir=tmp_path / "scored")
+    assert unread("evaluate.py", *argv) == (0, "")
+    assert tiny.read(tmp_path / "scored", "metrics.json")["reviews"] == 20
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its shell cannot close a stream")
+def test_closed_streams_are_no_error(tmp_path, distilbert, reviews):
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "num_train_epochs": 1}
+    for name, closed in (("out", ">&-"), ("both", ">&- 2>&-")):
+        argv = tiny.flags(**given, output_dir=tmp_path / name)
+        command = shlex.join([sys.executable, "train.py", *argv])
+        done = tiny.process("sh", "-c", f"{command} {closed}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert tiny.read(tmp_path / name, "status.json")["status"] == "finished"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_behind_the_output_is_an_error_of_one_line(trained, tmp_path):
+    argv = tiny.flags(model_name_or_path=trained, output_dir=tmp_path)
+    command = shlex.join([sys.executable, "evaluate.py", *argv])
+    done = tiny.process("sh", "-c", f"{command} > /dev/full")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "No space left on device" in done.stderr
+
+
+def test_names_outside_the_terminals_code_page_are_printed_in_utf8(tmp_path, distilbert):
+    names = {"negative": "差评", "positive": "好评"}
+    folder = tmp_path / "отзывы"
+    folder.mkdir()
+    for split, seed in (("train", 1), ("test", 2)):
+        rows = [(text, names[label]) for text, label in tiny.reviews(30, seed=seed)]
+        tiny.write(folder / f"{split}.csv", rows)
+    given = {"model_name_or_path": distilbert, "dataset_name": folder, "num_train_epochs": 1}
+    code_page = {"PYTHONIOENCODING": "cp1252"}
+    argv = tiny.flags(**given, output_dir=tmp_path / "run")
+    done = tiny.script("train", *argv, env=code_page)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("отзывы", "差评", "好评"))
+    done = tiny.script("evaluate", "--model_name_or_path", tmp_path / "run", env=code_page)
+    assert done.returncode == 0, done.stderr
+    assert "predicted 差评" in done.stdout
+    argv = ["--dataset_name", "нет.csv", "--output_dir", tmp_path / "none"]
+    done = tiny.script("train", *argv, env=code_page)
+    assert (done.returncode, "нет.csv: no such file" in done.stderr) == (2, True)

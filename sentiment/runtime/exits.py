@@ -1,15 +1,40 @@
-"""How a script ends: exit codes, one line for every failure, signals."""
+"""How a script ends: exit codes, one line for every failure, signals, a reader that is gone."""
 
 import os
 import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 from sentiment.errors import RunError, Stopped, UserError, first_line, is_out_of_memory
 
 SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
+
+
+class Output:
+    """A text stream in UTF-8 that drops what follows once its reader is gone."""
+
+    def __init__(self, stream):
+        # None: it was closed before the start.
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115
+        with suppress(AttributeError):  # a notebook's
+            self.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        self.attempt(self.stream.write, text)
+
+    def flush(self):
+        self.attempt(self.stream.flush)
+
+    def attempt(self, action, *given):
+        try:
+            action(*given)
+        except BrokenPipeError:  # what is buffered goes nowhere, too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def script(main):
@@ -17,8 +42,11 @@ def script(main):
 
     def run(argv=None):
         handle_signals(stop)
+        out, err = Output(sys.stdout), Output(sys.stderr)
         try:
-            return main(argv)
+            with redirect_stdout(out), redirect_stderr(err):
+                main(argv)
+                return sys.stdout.flush()
         except (UserError, Stopped) as error:
             message, code = error, error.code
         except (RunError, OSError) as error:
@@ -34,7 +62,7 @@ def script(main):
         if rank != "0":  # rank 0 mostly says the same
             time.sleep(5)
             name += f": process {rank}"
-        print(f"{name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{name}: error: {' '.join(str(message).split())}", file=err)
         raise SystemExit(code)
 
     return run
