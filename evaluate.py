@@ -173,6 +173,14 @@ def write_predictions(path, reviews, labels, logits, classes):
             writer.writerow([reviews.rows[i], *names, *figures, reviews[i]])
 
 
+def write(folder, run, scores):
+    """Write metrics.json and the card. run: None without one, or if README.md is not ours."""
+    if run:
+        card.write_results(folder, run, scores)
+    else:
+        files.write_json(folder / "metrics.json", scores)
+
+
 def check(args):
     """Returns the output folder. Raises UserError for flags that cannot work."""
     model_folder = Path(args.model_name_or_path)
@@ -235,16 +243,16 @@ def main(argv=None):
         scores["baselines"] = baselines.compare(*learned, *given)
     if args.predictions:
         write_predictions(output_dir / "predictions.csv", reviews, labels, logits, classes)
+    if args.hub_model_id:
+        scores["hub_model_id"] = args.hub_model_id
+    theirs = (output_dir / "README.md").exists() and not (output_dir / "metrics.json").exists()
+    described = None if theirs else run
+    write(output_dir, described, scores)  # before anything is drawn, which may fail
     if args.plots:
         from sentiment.report.plots import draw  # matplotlib is optional
 
         scores["pictures"] = draw(output_dir, scores, logits, labels, read_log(model_folder))
-    if args.hub_model_id:
-        scores["hub_model_id"] = args.hub_model_id
-    if run and ((output_dir / "metrics.json").exists() or not (output_dir / "README.md").exists()):
-        card.write_results(output_dir, run, scores)
-    else:  # a README.md without metrics.json is somebody else's
-        files.write_json(output_dir / "metrics.json", scores)
+        write(output_dir, described, scores)
     truncated = f"{encoded.ids.truncated:,} truncated"
     scored = f"{dataset}, split {reviews.split}, precision {precision}, {truncated}"
     print(f"{args.model_name_or_path} on {scored}\n{table(scores)}\nwritten to {output_dir}")

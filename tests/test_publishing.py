@@ -122,6 +122,37 @@ def test_plots_are_written_and_listed_in_the_card(scored, trained):
         assert f"]({name})" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_metrics_are_written_before_anything_is_drawn(scored, monkeypatch):
+    from sentiment.report import plots
+
+    def draw(folder, *given):
+        assert tiny.read(folder, "metrics.json")["reviews"] == 20
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(plots, "draw", draw)
+    with pytest.raises(ZeroDivisionError):
+        scored(plots=True)
+
+
+def test_somebody_elses_card_stays(tmp_path, trained):
+    (tmp_path / "README.md").write_text("mine")
+    evaluate.main(tiny.flags(model_name_or_path=trained, output_dir=tmp_path, plots=True))
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert "pictures" in tiny.read(tmp_path, "metrics.json")
+
+
+@pytest.mark.parametrize("name", ["dear $\\frac$", "$x", "a_b $$ c"])
+def test_names_of_classes_are_drawn_as_plain_text(tmp_path, name):
+    from sentiment.report import plots
+
+    logits = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    labels = [i % 2 for i in range(20)]
+    scores = {**metrics.score(logits, labels, [name, "other"]), "split": name}
+    log = [{"step": 1, "loss": 0.5, "learning_rate": 0.1}]
+    log += [{"step": 1, "eval": {"loss": 0.4, "split": name}}]
+    assert len(plots.draw(tmp_path, scores, logits, labels, log)) == 4
+
+
 def test_plots_with_several_classes_and_with_one(tmp_path):
     from sentiment.report import plots
 
