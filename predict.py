@@ -4,74 +4,93 @@ echo "A gripping, funny film." | python predict.py
 python predict.py "A gripping, funny film." "Two hours I will never get back."
 python predict.py --output_format jsonl < reviews.txt > answers.jsonl
 python predict.py --jsonl --text_column body --threshold 0.8 < reviews.jsonl > labelled.jsonl
+python predict.py --csv < reviews.csv > labelled.csv
+python predict.py --input_file reviews.parquet
 """
 
+import csv
+import gzip
+import io
 import json
 import math
 import os
+import re
+import shlex
 import sys
-from collections import Counter
+from collections import Counter, deque
+from itertools import chain, islice
+from pathlib import Path
 
 from tqdm import tqdm
 
-from sentiment import inference, model, tokens
-from sentiment.errors import UserError
+from sentiment import columns, inference, model, tokens
+from sentiment.errors import UserError, first_line
 from sentiment.fast import packing
-from sentiment.hub import trial
+from sentiment.hub import access, trial
 from sentiment.labels import names_of
 from sentiment.runtime import device, stream
 from sentiment.runtime.exits import script
 from sentiment.runtime.flags import Parser, number
 
 UNSURE = "unsure"
+ADDED = ("label", "score")  # to each row of CSV
 
 
 def parse_args(argv):
-    parser = Parser(description="Label texts with a fine-tuned model, one prediction per line.")
+    hint = "; a TEXT that begins with - goes after --"
+    about = "Label texts with a fine-tuned model, one prediction per line."
+    parser = Parser(hint, description=about)
     add = parser.add_argument
-    add(
-        "text",
-        nargs="*",
-        metavar="TEXT",
-        help="texts to label (default: the lines of standard input)",
-    )
-    add(
-        "--model_name_or_path",
-        default=model.DEFAULT_FOLDER,
-        help="folder that train.py wrote, or Hub id",
-    )
+    help = "texts to label (default: the lines of standard input)"
+    add("text", nargs="*", metavar="TEXT", help=help)
+    help = "folder that train.py wrote, or Hub id"
+    add("--model_name_or_path", default=model.DEFAULT_FOLDER, help=help)
     add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
-    add(
-        "--jsonl",
-        action="store_true",
-        help="input lines are JSON objects; label and score are added to each",
-    )
-    column = "their text field, or several as title,body (default: as in training, or text)"
-    add("--text_column", help=column)
-    formats = (
-        "tsv: label, probability; jsonl: all probabilities (default: tsv, or the object of --jsonl)"
-    )
-    add("--output_format", choices=["tsv", "jsonl"], help=formats)
-    add(
-        "--threshold",
-        type=number(float, 0, 1),
-        default=0.0,
-        help=f"label as {UNSURE} if the top probability is below this",
-    )
+    form = parser.add_mutually_exclusive_group().add_argument
+    help = "input lines are JSON objects; label and score are added to each"
+    form("--jsonl", action="store_true", help=help)
+    help = "input is CSV with a header; the columns label and score are added"
+    form("--csv", action="store_true", help=help)
+    help = "read this instead of standard input: what train.py reads, or lines of text; also .gz"
+    add("--input_file", help=help)
+    help = "text column, or several as title,body (default: as in training, or text)"
+    add("--text_column", help=help)
+    help = "tsv: label, probability; jsonl: all probabilities (default: tsv, or as the input)"
+    add("--output_format", choices=["tsv", "jsonl"], help=help)
+    help = f"label as {UNSURE} if the top probability is below this"
+    add("--threshold", type=number(float, 0, 1), default=0.0, help=help)
     args = parser.parse_args(argv)
-    if args.text_column and not args.jsonl:
-        raise UserError("--text_column needs --jsonl")
-    if args.text and args.jsonl:
-        raise UserError("--jsonl reads standard input; drop --jsonl or TEXT")
+    check(args)
     args.output_format = args.output_format or ("fields" if args.jsonl else "tsv")
     return args
 
 
-def finite(text):
-    """A JSON number as a float. ValueError for NaN and Infinity, which are not JSON."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is not valid JSON")
-    return value
+def check(args):
+    """Raise UserError for arguments that do not go together, and for a TEXT that names a file."""
+    forms = [f"--{name}" for name in ("jsonl", "csv", "input_file") if getattr(args, name)]
+    if args.text_column and not forms:
+        raise UserError("--text_column needs --jsonl, --csv or --input_file")
+    if args.text and forms:
+        raise UserError(f"{forms[0]} reads texts from elsewhere; drop it, or drop TEXT")
+    if args.csv and args.output_format:
+        raise UserError("--csv answers in CSV; drop --output_format")
+    if args.input_file and not is_file(args.input_file):
+        raise UserError(f"--input_file {args.input_file}: no such file")
+    words = "for these words themselves, use standard input"
+    for text in args.text:
+        if is_file(text):
+            way = f"predict.py --input_file {shlex.quote(text)} labels its texts"
+            raise UserError(f"{text} is a file: {way}; {words}")
+        if is_file(os.path.join(text, "config.json")):
+            way = f"predict.py --model_name_or_path {shlex.quote(text)} TEXT uses it"
+            raise UserError(f"{text} is a model: {way}; {words}")
+        if re.fullmatch(access.FILE, text) and len(text.split()) == 1:
+            raise UserError(f"{text}: no such file; {words}")
+
+
+def is_file(path):
+    """Pipes included."""
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 def text_column(classifier):
@@ -81,54 +100,178 @@ def text_column(classifier):
     return ",".join(names) if known and names else "text"
 
 
-def parse(line, column):
-    """A line of JSON -> (the text in its field `column`, the object). Raises ValueError.
+def read(args, column):
+    """(records, separator and header of the answers in CSV, else None and []). Raises UserError.
 
-    column: `title,body` are two fields, unless one has that name; they are joined by a space.
+    records: lists of (text, fields), where label and score are added to fields. At an invalid line,
+    they end with what came before it; then UserError.
     """
+    path, where = args.input_file, args.input_file or "standard input"
+    if args.text:
+        return iter([[(text, {}) for text in args.text]]), None, []
+    if path and not (args.csv or args.jsonl):
+        from sentiment.hub import source  # slow, with pandas
+
+        if re.fullmatch(source.NAME, Path(path).name.lower()):
+            return read_table(path, column), None, []
+    if path:
+        file = (gzip.open if path.lower().endswith(".gz") else open)(path, "rb")
+    else:
+        file = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # raw: returns what is there
+    lines = stream.lines(file, where, "strict" if args.csv else "replace")
+    if args.csv:
+        return read_csv(lines, column, where)
+    return (read_json if args.jsonl else read_lines)(lines, column, where), None, []
+
+
+def read_lines(lines, column, where):
+    """Each line is a text; fields is {}. UserError if the first one begins something else."""
+    first = True
+    for chunk in lines:
+        if first and (kind := structured(chunk[0], column)):
+            way = "or begin with an empty line to label each line as it is"
+            raise UserError(f"{where} looks like {kind}, {way}")
+        first = False
+        yield [(line.removesuffix("\r"), {}) for line in chunk]
+
+
+def structured(line, column):
+    """What a line seems to begin, with the flag that reads it; or None."""
+    if re.match(r'\s*(\{\s*"|\[\s*\{|[\[{]\s*$)', line):
+        return "JSON: use --jsonl for an object in each line, --input_file FILE.json for an array"
+    names = [name.strip().casefold() for name in columns.split(line)[1]]
+    if set(columns.of_text(column.casefold(), names)) <= set(names):
+        return f"CSV with a column {column}: use --csv"
+    return None
+
+
+def read_json(lines, column, where):
+    """Each line is a JSON object, which is fields; an empty line is an empty text."""
+    number = 0
+    for chunk in lines:
+        found = []
+        for line in chunk:
+            number += 1
+            try:
+                found.append(parse(line, column) if line.strip() else ("", {}))
+            except (ValueError, RecursionError) as error:
+                yield found
+                raise UserError(f"line {number} of {where}: {error}") from error
+        yield found
+
+
+def parse(line, column):
+    """A line of JSON -> (the text in its field `column`, the object). Raises ValueError."""
     try:
         fields = json.loads(line, parse_float=finite, parse_constant=finite)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from error
+        reason = f"{error.msg} at column {error.colno}"
+        raise ValueError(f"no JSON object with a field {column}: {reason}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"not an object with a field {column}")
-    names = [column] if column in fields else map(str.strip, column.split(","))
-    texts = [fields.get(name, 0) for name in names]
-    if not all(isinstance(text, str | None) for text in texts) or set(texts) == {None}:
+        raise ValueError(f"no JSON object with a field {column}: {type(fields).__name__}")
+    texts = [fields.get(name, 0) for name in columns.of_text(column, fields)]
+    if not all(isinstance(text, str | None) for text in texts):
         raise ValueError(f"no string field {column}; fields: {', '.join(fields)}")
-    return tokens.join(texts), fields
+    return columns.join(texts), fields
 
 
-def read(lines, column):
-    """Lists of lines (bytes) -> lists of (text, fields). fields: the JSON object; {} without a
-    `column`.
+def finite(text):
+    """A JSON number as a float. ValueError for NaN and Infinity, which are not JSON."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not valid JSON")
+    return value
 
-    An empty line is an empty text. At an invalid line, yields what came before it, then raises
-    UserError.
+
+def read_csv(lines, column, where):
+    """(records, separator, header of the answers). fields: the row, a list of strings.
+
+    lines: decoded with errors="strict", since rows are written again. Waits for the header.
     """
-    number = 0
-    for chunk in lines:
-        records = []
-        for line in chunk:
-            number += 1
-            text, fields = line.decode("utf-8", "replace"), {}
-            if column and text.strip():
-                try:
-                    text, fields = parse(text, column)
-                except (ValueError, RecursionError) as error:
-                    yield records
-                    raise UserError(f"line {number} of standard input: {error}") from error
-            records.append((text, fields))
-        yield records
+    csv.field_size_limit(stream.LONGEST)
+    left = deque()  # lines that have arrived and are not read
+
+    def arriving():
+        try:
+            for chunk in lines:
+                left.extend(f"{line}\n" for line in chunk)
+                while left:
+                    yield left.popleft()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: {error}; save it as UTF-8") from error
+
+    source = arriving()
+    first = next(source, "")
+    separator, _ = columns.split(first)
+    rows = checked(csv.reader(chain([first], source), delimiter=separator, strict=True), where)
+    header = next(rows)
+    places = [header.index(name) for name in columns.find(column, header, where)]
+
+    def records():
+        found = []
+        try:
+            for row in rows:
+                if row:
+                    found.append((columns.join(row[i] for i in places), row))
+                if not left or len(found) == stream.LINES:
+                    yield found
+                    found = []
+        except UserError:
+            yield found
+            raise
+
+    return records(), separator, answered(header)
+
+
+def checked(reader, where):
+    """The rows, [] for a blank line. UserError: no CSV, or not as many fields as in the header."""
+    width = 0
+    try:
+        for row in reader:
+            width = width or len(row)
+            if len(row) not in (0, width):
+                raise csv.Error(f"{len(row)} fields, but {width} in the header")
+            yield row
+    except csv.Error as error:
+        way = "quote a text that holds a separator, quote or line break, and double its quotes"
+        raise UserError(f"line {reader.line_num} of {where}: {error} ({way})") from error
+
+
+def answered(header):
+    """The header with the added columns; one that has such a name becomes label_given."""
+    names = list(header)
+    for added in ADDED:
+        given = added
+        while given in names:
+            given += "_given"
+        names = [given if name == added else name for name in names]
+    return [*names, *ADDED]
+
+
+def read_table(path, column):
+    """Records, without fields, of a file in a format of training."""
+    from sentiment import data
+    from sentiment.hub import source
+
+    rows, where, *_ = source.read_files([Path(path)])
+    names = columns.find(column, rows.column_names, where)
+    table = rows.with_format("arrow")[:]
+    parts = [data.values(data.as_texts(table[name], f"{where}, column {name}")) for name in names]
+    texts = map(columns.join, zip(*parts, strict=True))
+    try:
+        while chunk := list(islice(texts, stream.LINES)):
+            yield [(text, {}) for text in chunk]
+    except ValueError as error:  # strings that are not UTF-8
+        raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
 
 
 def encode(records, tokenizer, counts):
     """Lists of (text, fields) -> lists of (token ids, or None for an empty text; fields). Counts
-    texts, empty ones and truncated ones in `counts`.
+    texts, empty ones, truncated ones and those with U+FFFD in `counts`.
     """
     for chunk in records:
         # Replace lone surrogates.
         texts = [text.encode("utf-8", "replace").decode() for text, _ in chunk]
+        counts["replaced"] += sum("\ufffd" in text for text in texts)
         encoded = tokens.encode(tokenizer, [text for text in texts if text.strip()])
         empty = len(texts) - len(encoded)
         counts.update(texts=len(texts), empty=empty, truncated=encoded.truncated)
@@ -144,11 +287,14 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
     an empty label and score 0.
 
     output_format: "tsv", "jsonl", or "fields" for the object `fields` with label and score added.
+    If `fields` is a row of CSV, returns the row with label and score.
     """
     score = max(probabilities, default=0.0)
     label = classes[probabilities.index(score)] if probabilities else ""
     if probabilities and score < threshold:
         label = UNSURE
+    if isinstance(fields, list):
+        return [*fields, label, f"{score:.4f}"]
     if output_format == "tsv":
         return f"{label}\t{score:.4f}"
     record = {**(fields or {}), "label": label, "score": score}
@@ -157,10 +303,18 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
     return json.dumps(record, ensure_ascii=False)
 
 
-def write(lines):
-    """Write and flush. A closed pipe, as after `| head`, exits with 141, like other filters."""
+def write(answers, separator=None):
+    """Write lines, or with a separator rows of CSV, and flush.
+
+    A closed pipe, as after `| head`, exits with 141, like other filters.
+    """
+    text = io.StringIO()
+    if separator:
+        csv.writer(text, delimiter=separator, lineterminator="\n").writerows(answers)
+    else:
+        text.writelines(f"{line}\n" for line in answers)
     try:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.write(text.getvalue())
         sys.stdout.flush()
     except OSError as error:
         # Python would try to flush the buffer again on exit.
@@ -175,14 +329,16 @@ def prompt():
 
 
 def summary(counts, longest):
-    """For example "10 texts: 2 truncated to 512 tokens, 1 empty and not labelled"."""
+    """For example "10 texts: 2 truncated to 512 tokens, 1 empty and not labelled", or ""."""
     notes = []
     if counts["truncated"]:
         notes += [f"{counts['truncated']:,} truncated to {longest} tokens"]
     if counts["empty"]:
         notes += [f"{counts['empty']:,} empty and not labelled"]
+    if counts["replaced"]:
+        notes += [f"{counts['replaced']:,} with U+FFFD in place of what is not UTF-8"]
     texts = "1 text" if counts["texts"] == 1 else f"{counts['texts']:,} texts"
-    return f"{texts}: {', '.join(notes)}"
+    return f"{texts}: {', '.join(notes)}" if notes else ""
 
 
 def load(args):
@@ -201,18 +357,12 @@ def load(args):
 @script
 def main(argv=None):
     args = parse_args(argv)
-    if not args.text and sys.stdin is None:
+    if not (args.text or args.input_file) and sys.stdin is None:
         raise UserError("no TEXT given, and standard input is closed")
     tokenizer, classifier, precision = load(args)
     classes = names_of(classifier)
 
-    typed = not args.text and sys.stdin.isatty()
-    if args.text:
-        records = iter([[(text, {}) for text in args.text]])
-    else:
-        source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # raw: returns what is there
-        column = (args.text_column or text_column(classifier)) if args.jsonl else None
-        records = read(stream.lines(source), column)
+    typed = not (args.text or args.input_file) and sys.stdin.isatty()
     if typed:
         end = "Ctrl-D (on Windows Ctrl-Z, Enter) to finish."
         print(f"Enter one review per line; {end}", file=sys.stderr)
@@ -221,13 +371,18 @@ def main(argv=None):
     counts, no_bar = Counter(), typed or sys.stdout.isatty()
     bar = tqdm(unit=" texts", delay=5, disable=True if no_bar else None)
     try:
-        for chunk in stream.ahead(encode(records, tokenizer, counts)):
+        column = args.text_column or text_column(classifier)
+        given, separator, header = read(args, column)
+        if header:
+            write([header], separator)
+        for chunk in stream.ahead(encode(given, tokenizer, counts)):
             reviews = [ids for ids, _ in chunk if ids is not None]
             logits = inference.logits(classifier, reviews, precision, bar.update)
             results = iter(logits.double().softmax(dim=1).tolist())
             rows = [([] if ids is None else next(results), fields) for ids, fields in chunk]
             shape = classes, args.output_format, args.threshold
-            write(answer(probabilities, *shape, fields) for probabilities, fields in rows)
+            answers = (answer(probabilities, *shape, fields) for probabilities, fields in rows)
+            write(answers, separator)
             if typed:
                 prompt()
     except KeyboardInterrupt:
@@ -236,8 +391,8 @@ def main(argv=None):
         bar.close()
         if typed:
             print(file=sys.stderr)
-    if counts["empty"] or counts["truncated"]:
-        print(summary(counts, tokenizer.model_max_length), file=sys.stderr)
+    if notes := summary(counts, tokenizer.model_max_length):
+        print(notes, file=sys.stderr)
 
 
 if __name__ == "__main__":

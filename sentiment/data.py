@@ -16,9 +16,10 @@ import pandas
 import pyarrow
 
 from sentiment import labels as rules
+from sentiment.columns import join, of_text
 from sentiment.errors import UserError, first_line
 from sentiment.hub import checks, source
-from sentiment.tokens import LARGE, join
+from sentiment.tokens import LARGE
 
 HELD_OUT = "held out of train"  # in place of test
 BY_SETTINGS = "sampled by the settings"  # in place of the row numbers of a large sample
@@ -142,7 +143,7 @@ def load_split(settings, split, known=()):
 def choose_columns(settings, there, where):
     """([text columns], label column): `title,body` are two, unless one has that name. UserError."""
     text, label = settings.text_column, settings.label_column
-    texts = [text] if text in there else [name.strip() for name in text.split(",")]
+    texts = of_text(text, there)
     wrong = [f"--text_column {text}"] if not set(texts) <= set(there) else []
     wrong += [f"--label_column {label}"] if label not in there else []
     if wrong:

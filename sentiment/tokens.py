@@ -21,11 +21,6 @@ LARGE = 10_000  # reviews; more are tokenized into a file, and run.json does not
 BAR = {"unit": " reviews", "delay": 5, "mininterval": 5}  # tqdm's options for long loops
 
 
-def join(parts):
-    """The text of a review in several columns: those that are not blank, joined by a space."""
-    return " ".join(part for part in parts if part and part.strip())
-
-
 class Tokens(Sequence):
     """Of N reviews: tokens[i] is an int64 tensor of ids, special ones included.
 

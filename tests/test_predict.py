@@ -1,7 +1,11 @@
 """predict.py as a filter: input, output and timing."""
 
+import bz2
+import csv
+import gzip
 import io
 import json
+import lzma
 import os
 import pty
 import signal
@@ -10,10 +14,12 @@ import sys
 import threading
 import time
 
+import pandas
 import pytest
 import tiny
 
 import predict
+from sentiment.errors import UserError
 from sentiment.runtime import stream
 
 WORDS = [sys.executable, tiny.ROOT / "predict.py", "--model_name_or_path"]
@@ -29,32 +35,57 @@ class Trickle:
         return self.pieces.pop(0) if self.pieces else b""
 
 
+def lines_of(source):
+    return [line for some in stream.lines(source, "here") for line in some]
+
+
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
         (b"", []),
-        (b"one", [b"one"]),
-        (b"one\n", [b"one"]),
-        (b"\n\n", [b"", b""]),
-        (b"one\r\ntwo\rthree\r\n", [b"one", b"two\rthree"]),
-        (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo", [b"one", b"\xef\xbb\xbftwo"]),
-        (b"\xef\xbb\xbf", [b""]),
-        (b"x" * 200_000 + b"\n\0\n", [b"x" * 200_000, b"\0"]),
-        (b"line\n" * 5000, [b"line"] * 5000),
+        (b"one", ["one"]),
+        (b"one\n", ["one"]),
+        (b"\n\n", ["", ""]),
+        (b"one\r\ntwo\rthree\r\n", ["one\r", "two\rthree\r"]),
+        (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo", ["one", "\ufefftwo"]),
+        (b"\xef\xbb\xbf", []),
+        ("ça\u2028\u0085\x0b\n🙂".encode(), ["ça\u2028\u0085\x0b", "🙂"]),
+        ("ça\u0a0a\n🙂".encode("utf-16"), ["ça\u0a0a", "🙂"]),
+        (b"\xfe\xff" + "ça\n🙂\n".encode("utf-16-be"), ["ça", "🙂"]),
+        (b"caf\xe9\nx\xf0\x9f", ["caf\ufffd", "x\ufffd"]),
+        (b"x" * 200_000 + b"\n\0\n", ["x" * 200_000, "\0"]),
+        (b"line\n" * 5000, ["line"] * 5000),
     ],
 )
 def test_lines_are_the_same_however_the_bytes_arrive(content, wanted):
-    assert [line for some in stream.lines(io.BytesIO(content)) for line in some] == wanted
+    assert lines_of(io.BytesIO(content)) == wanted
     if len(content) < 100:
         pieces = Trickle(*(content[i : i + 1] for i in range(len(content))))
-        assert [line for some in stream.lines(pieces) for line in some] == wanted
+        assert lines_of(pieces) == wanted
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"superb film"), "gzip"),
+        (bz2.compress(b"superb film"), "bzip2"),
+        (lzma.compress(b"superb film"), "xz"),
+        (b"PAR1\x15\x04", "Parquet"),
+        (b"PK\x03\x04\x14\x00", "zip"),
+        ("superb film".encode("utf-16-le"), "binary"),
+    ],
+)
+def test_binary_input_is_named_and_refused(content, kind):
+    with pytest.raises(UserError, match=f"here looks like {kind}"):
+        lines_of(io.BytesIO(content))
 
 
 def test_an_endless_line_is_truncated_at_the_same_byte_for_any_blocks():
-    content = b"ab" * stream.LONGEST
-    for pieces in ([content], [content[i : i + 70_001] for i in range(0, len(content), 70_001)]):
+    content = "ab" * stream.LONGEST
+    whole = content.encode()
+    for pieces in ([whole], [whole[i : i + 70_001] for i in range(0, len(whole), 70_001)]):
         for end in (b"", b"\n"):
-            assert list(stream.lines(Trickle(*pieces, end)))[-1] == [content[: stream.LONGEST]]
+            assert lines_of(Trickle(*pieces, end)) == [content[: stream.LONGEST]]
 
 
 def test_read_ahead_is_ordered_bounded_and_propagates_errors():
@@ -105,6 +136,7 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
         {"id": 10**20, "text": "superb 🙂", "label": "?", "more": [1.5, {"x": None}]},
         {"text": ""},
         {"text": "dull"},
+        {"text": None},
     ]
     content = (
         "".join(json.dumps(row) + "\n" for row in rows).encode() + b'\n{"text": "half \\ud800"}\n'
@@ -115,7 +147,8 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
     for row, answer in zip(rows, found, strict=False):
         assert answer == {**row, "label": answer["label"], "score": answer["score"]}
     empty = {"label": "", "score": 0.0}
-    assert (found[1], found[3], found[4]["text"]) == ({"text": "", **empty}, empty, "half \ud800")
+    assert found[3] == {"text": None, **empty}
+    assert (found[1], found[4], found[5]["text"]) == ({"text": "", **empty}, empty, "half \ud800")
     tsv = [f"{answer['label']}\t{answer['score']:.4f}" for answer in found]
     assert (
         answers(trained, content, "--jsonl", "--output_format", "tsv", **options).out.splitlines()
@@ -134,9 +167,9 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
     ("line", "named"),
     [
         (b"superb", "Expecting value"),
-        (b"[1]", "an object"),
+        (b"[1]", "JSON object with a field text: list"),
         (b'{"txt": "superb"}', "text; fields: txt"),
-        (b'{"text": null}', "no string"),
+        (b'{"text": 5}', "no string"),
         (b'{"text": "x", "n": NaN}', "NaN"),
         (b'{"text": "x", "n": 1e999}', "1e999"),
         (b'{"text": "x", "n": ' + b"[" * 100_000, "recursion"),
@@ -161,6 +194,135 @@ def test_an_invalid_json_line_stops_after_the_answers_before_it(
     assert len(shown.out.splitlines()) == 300
 
 
+def labelled(trained, texts, monkeypatch, capsys):
+    """(label, probability) of each text, asked as a line of JSON."""
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    shown = answers(trained, content, "--jsonl", monkeypatch=monkeypatch, capsys=capsys)
+    found = map(json.loads, shown.out.splitlines())
+    return [(answer["label"], f"{answer['score']:.4f}") for answer in found]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_csv_keeps_its_rows_and_gets_two_columns(mark, trained, monkeypatch, capsys):
+    """Parsed by pandas, which reads them for training, too."""
+    texts = ["superb, witty; film\t🙂", 'a "dull"\n\nboring\r\nfilm', "", "=1+1", "007 NA"]
+    table = io.StringIO(newline="")
+    rows = [[f" {i:03} ", text, "?", "1,5"] for i, text in enumerate(texts)]
+    writer = csv.writer(table, delimiter=mark, lineterminator="\r\n")
+    writer.writerows([["id", "text", "label", "score"], *rows])
+    content = b"\xef\xbb\xbf" + table.getvalue().encode()
+    options = {"monkeypatch": monkeypatch, "capsys": capsys}
+    shown = answers(trained, content, "--csv", **options)
+    assert shown.err == "5 texts: 1 empty and not labelled\n"
+    read = {"sep": mark, "dtype": str, "keep_default_na": False, "engine": "python"}
+    given = pandas.read_csv(io.StringIO(table.getvalue(), newline=""), **read)
+    found = pandas.read_csv(io.StringIO(shown.out, newline=""), **read)
+    assert list(found) == ["id", "text", "label_given", "score_given", "label", "score"]
+    assert found.iloc[:, :4].values.tolist() == given.values.tolist() == rows
+    assert list(map(tuple, found.iloc[:, 4:].values)) == labelled(trained, texts, **options)
+
+
+def test_answers_in_csv_can_be_answered_again():
+    assert predict.answered(["text"]) == ["text", "label", "score"]
+    once = predict.answered(["label", "text"])
+    assert once == ["label_given", "text", "label", "score"]
+    twice = ["label_given", "text", "label_given_given", "score_given", "label", "score"]
+    assert predict.answered(once) == twice
+
+
+def test_rows_of_csv_are_read_as_soon_as_they_have_arrived():
+    pieces = [b"text,id\n", b"one,1\n", b'two,2\n"three', b"\nlines", b'",3\n\n', b"four,4"]
+    made = []
+
+    class Source(Trickle):
+        def read(self, most):
+            made.append(None)
+            return super().read(most)
+
+    lines = stream.lines(Source(*pieces), "here", "strict")
+    rows, separator, header = predict.read_csv(lines, "text", "here")
+    assert (separator, header, len(made)) == (",", ["text", "id", "label", "score"], 1)
+    assert (next(rows), len(made)) == ([("one", ["one", "1"])], 2)
+    found = [row for some in rows for row in some]
+    assert found == [
+        (text, [text, str(i)]) for i, text in enumerate(["two", "three\nlines", "four"], 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b"superb, witty,1", "line 302 of standard input: 3 fields, but 2 in the header"),
+        (b"superb", "line 302 of standard input: 1 fields"),
+        (b'"superb" film,1', "line 302"),
+        (b'"superb film,1', "unexpected end of data"),
+        ("superb été,1".encode("latin-1"), "save it as UTF-8"),
+    ],
+)
+def test_an_invalid_row_stops_after_the_answers_before_it(
+    line, named, trained, monkeypatch, capsys
+):
+    content = b"text,id\n" + b"superb film,1\n" * 300 + line + b"\nsuperb film,1\n"
+    with pytest.raises(SystemExit, match="2"):
+        answers(trained, content, "--csv", monkeypatch=monkeypatch, capsys=capsys)
+    shown = capsys.readouterr()
+    assert named in shown.err
+    assert len(shown.out.splitlines()) == (0 if "UTF" in named else 301)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"text,label\nsuperb,1\n", "--csv"),
+        (b'"id";"Text"\n1;superb\n', "--csv"),
+        (b'{"text": "superb"}\n', "--jsonl"),
+        (b'[{"text": "superb"},\n', "FILE.json"),
+        (b"[\n", "FILE.json"),
+        (gzip.compress(b"superb"), "gzip"),
+    ],
+)
+def test_input_that_is_not_lines_of_text_is_refused_with_the_flag(
+    content, named, trained, monkeypatch, capsys
+):
+    options = {"monkeypatch": monkeypatch, "capsys": capsys}
+    with pytest.raises(SystemExit, match="2"):
+        answers(trained, content, **options)
+    shown = capsys.readouterr()
+    assert (shown.out, named in shown.err, shown.err.count("\n")) == ("", True, 1)
+    if named != "gzip":
+        assert len(answers(trained, b"\n" + content, **options).out.splitlines()) > 1
+
+
+@pytest.mark.parametrize("line", ["text", "good, {really} good text", "[1] a film", '"text" is it'])
+def test_a_review_is_no_header(line):
+    found = predict.read_lines([[line, "superb"]], "body", "here")
+    assert list(found) == [[(line, {}), ("superb", {})]]
+
+
+def test_an_input_file_is_read_as_in_training_or_as_lines(tmp_path, trained, monkeypatch, capsys):
+    texts = [text for text, _ in tiny.reviews(5, seed=3)]
+    options = {"monkeypatch": monkeypatch, "capsys": capsys}
+    wanted = [f"{label}\t{score}" for label, score in labelled(trained, texts, **options)]
+    frame = pandas.DataFrame({"id": range(5), "text": texts})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_csv(tmp_path / "A.TSV.gz", sep="\t", index=False)
+    frame.to_json(tmp_path / "a.json", orient="records")
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a b.txt").write_text("\n".join(texts), encoding="utf-16")
+    (tmp_path / "lines.gz").write_bytes(gzip.compress("\r\n".join(texts).encode()))
+    monkeypatch.setattr("sys.stdin", None)
+    model = ["--model_name_or_path", str(trained), "--input_file"]
+    for path in sorted(tmp_path.iterdir()):
+        predict.main([*model, str(path)])
+        shown = capsys.readouterr()
+        assert (shown.out.splitlines(), shown.err) == (wanted, ""), path
+    predict.main([*model, str(tmp_path / "a.csv"), "--csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [f"{row['label']}\t{row['score']}" for row in rows] == wanted
+    assert [row["id"] for row in rows] == list("01234")
+
+
 def test_below_the_threshold_is_unsure():
     classes = ["negative", "positive"]
     assert predict.answer([0.3, 0.7], classes, "tsv", threshold=0.8) == "unsure\t0.7000"
@@ -175,11 +337,48 @@ def test_below_the_threshold_is_unsure():
         (["--jsonl", "superb"], "--jsonl"),
         (["--threshold", "1.5", "superb"], "--threshold 1.5"),
         (["--threshold", "nan"], "--threshold nan"),
+        (["--csv", "superb"], "--csv"),
+        (["--csv", "--jsonl"], "--csv --jsonl"),
+        (["--csv", "--output_format", "jsonl"], "--csv --output_format"),
+        (["--input_file", "@/reviews.txt", "superb"], "--input_file"),
+        (["--input_file", "@/missing.txt"], "--input_file @/missing.txt"),
+        (["--input_file", "@"], "--input_file @"),
+        (["--input_file", "@/damaged.txt.gz"], "@/damaged.txt.gz damaged"),
+        (["--input_file", "@/other.csv"], "--text_column text @/other.csv body"),
+        (["--csv", "--input_file", "@/other.csv"], "--text_column text @/other.csv body"),
+        (["@/reviews.txt"], "--input_file @/reviews.txt"),
+        (["good", "@/my model"], "--model_name_or_path '@/my model' TEXT"),
+        (["@/missing.csv"], "@/missing.csv: no such file"),
+        (["-dull"], "-dull after --"),
+        (["-hated it"], "-hated it after --"),
+        (["--well-made"], "--well-made after --"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(argv, named, trained, refusal):
+def test_arguments_that_cannot_be_meant_so_are_refused(argv, named, trained, refusal, tmp_path):
+    (tmp_path / "reviews.txt").write_text("superb film\n")
+    (tmp_path / "damaged.txt.gz").write_bytes(gzip.compress(b"superb film\n" * 100)[:40])
+    (tmp_path / "other.csv").write_text("id,body\n1,superb\n")
+    (tmp_path / "my model").mkdir()
+    (tmp_path / "my model" / "config.json").write_text("{}")
+    argv = [word.replace("@", str(tmp_path)) for word in argv]
     line = refusal(predict.main, ["--model_name_or_path", trained, *argv])
-    assert all(word in line for word in named.split())
+    assert all(word.replace("@", str(tmp_path)) in line for word in named.split())
+
+
+def test_a_text_is_labelled_as_it_is(trained, monkeypatch, capsys):
+    """Python's argparse takes a word with a blank for a TEXT, even behind hyphens."""
+    texts = ["--well-made and-superb", "-5/10 dull", "- dash", "reviews of data.csv", ""]
+    seen = []
+
+    def spied(tokenizer, texts):
+        seen.extend(texts)
+        return encode(tokenizer, texts)
+
+    encode = predict.tokens.encode
+    monkeypatch.setattr(predict.tokens, "encode", spied)
+    predict.main(["--model_name_or_path", str(trained), *texts])
+    assert seen[2:] == texts[:-1]  # trial.check asks twice before
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def start(trained, **streams):

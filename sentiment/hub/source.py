@@ -10,6 +10,7 @@ import pandas
 from huggingface_hub import DatasetCard, constants, is_offline_mode
 from huggingface_hub.file_download import repo_folder_name
 
+from sentiment.columns import SEPARATORS
 from sentiment.errors import UserError
 from sentiment.hub import access
 from sentiment.labels import class_names
@@ -18,7 +19,6 @@ READERS = dict(csv="csv", tsv="csv", json="json", jsonl="json", ndjson="json", p
 KINDS = f".{', .'.join(READERS)}"
 # train.csv, or a shard such as train-00000-of-00002.csv
 NAME = rf"(.+?)(?:-(\d+)-of-(\d+)\b.*)?\.({'|'.join(READERS)})(?:\.gz)?"
-SEPARATORS = {",": "", ";": "separated by semicolons", "\t": "separated by tabs"}
 UNLABELLED = "unsup"  # a folder of Stanford's aclImdb
 
 

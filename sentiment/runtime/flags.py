@@ -20,8 +20,10 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Takes --a_b and --a-b alike and no abbreviations; a mistake is a UserError."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, hint="", **kwargs):
+        """hint: added to each error."""
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        self.hint = hint
 
     def parse_args(self, args=None):
         args = list(sys.argv[1:] if args is None else args)
@@ -31,9 +33,12 @@ class Parser(argparse.ArgumentParser):
             if arg.startswith("--"):
                 flag, equals, value = arg.partition("=")
                 flag = "--" + flag[2:].replace("-", "_")
-                args[index] = flag + equals + value
-                if flag not in self._option_string_actions and (way := replacement(flag)):
+                if flag in self._option_string_actions:
+                    args[index] = flag + equals + value
+                elif way := replacement(flag):
                     raise UserError(f"{flag} is no flag here: {way}")
+            elif arg.startswith("-h") and arg != "-h":  # Python 3.13 would show the help
+                self.error(f"unrecognized arguments: {arg}")
         return super().parse_args(args)
 
     def group(self, title):
@@ -47,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         return add
 
     def error(self, message):
-        raise UserError(f"{message} (--help lists the flags)")
+        raise UserError(f"{message} (--help lists the flags{self.hint})")
 
 
 def number(kind, low, high=sys.float_info.max, above=False):

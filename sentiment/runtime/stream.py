@@ -1,26 +1,62 @@
-"""Lines as they arrive: a thread reads ahead while the model computes."""
+"""Lines of text as they arrive: a thread reads ahead while the model computes."""
 
 import codecs
+import gzip
 import queue
 import threading
+import zlib
 
-BLOCK, LONGEST = 2**16, 2**22  # most bytes of a read, and of a line; the rest is dropped
+from sentiment.errors import UserError
+
+BLOCK, LONGEST = 2**16, 2**22  # most bytes of a read, and characters of a line; the rest is dropped
 LINES, WAITING = 256, 4  # most lines in a list, and lists read ahead
+BINARY = {  # how such files begin
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip or Excel",
+    b"PAR1": "Parquet",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"%PDF-": "PDF",
+}
 
 
-def lines(source):
-    """Lists of lines, bytes without ends, as soon as a read of a binary stream brings some."""
-    line, bom = bytearray(), codecs.BOM_UTF8  # line: the one that has not ended
-    while block := source.read(BLOCK):
-        *ended, rest = block.split(b"\n")
+def lines(source, where, errors="replace"):
+    """Lists of lines without "\\n", as soon as a read of a binary stream brings some.
+
+    Raises UserError for binary data, and UnicodeDecodeError with errors="strict".
+    """
+    line = ""  # the one that has not ended
+    for block in decoded(source, where, errors):
+        *ended, rest = block.split("\n")
         if ended:
-            ended[0] = bytes(line + ended[0])[:LONGEST].removeprefix(bom)
-            ended = [each.removesuffix(b"\r") for each in ended]
+            ended[0] = (line + ended[0])[:LONGEST]
             yield from (ended[start : start + LINES] for start in range(0, len(ended), LINES))
-            line, bom = bytearray(), b""
+            line = ""
         line += rest[: LONGEST - len(line)]
     if line:
-        yield [bytes(line).removeprefix(bom)]
+        yield [line]
+
+
+def decoded(source, where, errors):
+    """Blocks of text: UTF-8, or UTF-16 with a byte order mark."""
+    try:
+        block = source.read(BLOCK)
+        while block in (b"\xff", b"\xfe") and (more := source.read(BLOCK)):
+            block += more  # a byte order mark has two bytes
+        utf_16 = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")(errors)
+        kind = next((kind for start, kind in BINARY.items() if block.startswith(start)), None)
+        text = decoder.decode(block)
+        if kind or "\0" in text:
+            way = "--input_file FILE reads .gz, .parquet and what else training reads"
+            raise UserError(f"{where} looks like {kind or 'binary data'}, not text; {way}")
+        while block:
+            yield text
+            text = decoder.decode(block := source.read(BLOCK), final=not block)
+        yield text
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{where}: damaged: {error}") from error
 
 
 def ahead(lists):
