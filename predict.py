@@ -9,6 +9,7 @@ python predict.py --input_file reviews.parquet
 """
 
 import csv
+import gc
 import gzip
 import io
 import json
@@ -18,6 +19,7 @@ import re
 import shlex
 import sys
 from collections import Counter, deque
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from sentiment import columns, inference, model, tokens
 from sentiment.errors import UserError, first_line
 from sentiment.fast import packing
 from sentiment.hub import access, trial
-from sentiment.labels import names_of
+from sentiment.labels import names_of, some
 from sentiment.runtime import device, stream
 from sentiment.runtime.exits import script
 from sentiment.runtime.flags import Parser, number
@@ -81,7 +83,7 @@ def check(args):
         if is_file(text):
             way = f"predict.py --input_file {shlex.quote(text)} labels its texts"
             raise UserError(f"{text} is a file: {way}; {words}")
-        if is_file(os.path.join(text, "config.json")):
+        if text and is_file(os.path.join(text, "config.json")):
             way = f"predict.py --model_name_or_path {shlex.quote(text)} TEXT uses it"
             raise UserError(f"{text} is a model: {way}; {words}")
         if re.fullmatch(access.FILE, text) and len(text.split()) == 1:
@@ -109,19 +111,31 @@ def read(args, column):
     path, where = args.input_file, args.input_file or "standard input"
     if args.text:
         return iter([[(text, {}) for text in args.text]]), None, []
-    if path and not (args.csv or args.jsonl):
-        from sentiment.hub import source  # slow, with pandas
-
-        if re.fullmatch(source.NAME, Path(path).name.lower()):
-            return read_table(path, column), None, []
-    if path:
-        file = (gzip.open if path.lower().endswith(".gz") else open)(path, "rb")
-    else:
-        file = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # raw: returns what is there
-    lines = stream.lines(file, where, "strict" if args.csv else "replace")
+    kind = "csv" if args.csv else "jsonl" if args.jsonl else kind_of(path)
+    if kind == "table":
+        return read_table(path, column), None, []
+    lines = stream.lines(open_bytes(path), where, "strict" if kind == "csv" else "replace")
+    if kind != "csv":
+        return (read_json if kind == "jsonl" else read_lines)(lines, column, where), None, []
+    rows, separator, header = read_csv(lines, column, where)
     if args.csv:
-        return read_csv(lines, column, where)
-    return (read_json if args.jsonl else read_lines)(lines, column, where), None, []
+        return rows, separator, header
+    return ([(text, {}) for text, _ in chunk] for chunk in rows), None, []
+
+
+def kind_of(path):
+    """How to read an --input_file, by its name."""
+    name = (path or "").lower().removesuffix(".gz")
+    kinds = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    kinds |= {".json": "table", ".parquet": "table"}
+    return kinds.get(os.path.splitext(name)[1], "lines")
+
+
+def open_bytes(path):
+    """A file, or standard input; not buffered, so that a read returns what is there."""
+    if not path:
+        return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    return gzip.open(path) if path.lower().endswith(".gz") else io.FileIO(path)
 
 
 def read_lines(lines, column, where):
@@ -139,10 +153,21 @@ def structured(line, column):
     """What a line seems to begin, with the flag that reads it; or None."""
     if re.match(r'\s*(\{\s*"|\[\s*\{|[\[{]\s*$)', line):
         return "JSON: use --jsonl for an object in each line, --input_file FILE.json for an array"
-    names = [name.strip().casefold() for name in columns.split(line)[1]]
-    if set(columns.of_text(column.casefold(), names)) <= set(names):
+    names = [name.strip().casefold() for name in split(line)[1]]
+    is_header = max(len(name.split()) for name in names or [line]) < 4  # and no sentence
+    if is_header and set(columns.of_text(column.casefold(), names)) <= set(names):
         return f"CSV with a column {column}: use --csv"
     return None
+
+
+def split(header):
+    """(separator, names): a line of CSV is split by what gives the most columns."""
+    found = []
+    for separator in columns.SEPARATORS:
+        with suppress(csv.Error):  # a long field, or a carriage return in the line
+            names = next(csv.reader([header], delimiter=separator), [])
+            found.append((separator, names))
+    return max(found, key=lambda each: len(each[1]), default=(",", []))
 
 
 def read_json(lines, column, where):
@@ -176,9 +201,9 @@ def parse(line, column):
 
 
 def finite(text):
-    """A JSON number as a float. ValueError for NaN and Infinity, which are not JSON."""
+    """A JSON number as a float. ValueError for NaN and Infinity, and for what is too large."""
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is not valid JSON")
+        raise ValueError(f"{text} is no finite number")
     return value
 
 
@@ -193,28 +218,34 @@ def read_csv(lines, column, where):
     def arriving():
         try:
             for chunk in lines:
+                if max(map(len, chunk)) == stream.LONGEST:
+                    raise UserError(f"{where}: a line has {stream.LONGEST:,} characters or more")
                 left.extend(f"{line}\n" for line in chunk)
                 while left:
                     yield left.popleft()
         except UnicodeDecodeError as error:
-            raise UserError(f"{where}: {error}; save it as UTF-8") from error
+            raise UserError(f"{where}: not UTF-8; save it as UTF-8") from error
 
     source = arriving()
     first = next(source, "")
-    separator, _ = columns.split(first)
-    rows = checked(csv.reader(chain([first], source), delimiter=separator, strict=True), where)
-    header = next(rows)
-    places = [header.index(name) for name in columns.find(column, header, where)]
+    separator, _ = split(first)
+    reader = csv.reader(chain([first], source), delimiter=separator, strict=True)
+    with one_line(reader, where):
+        header = next(reader)
+    places = [header.index(name) for name in find_columns(column, header, where)]
 
     def records():
         found = []
         try:
-            for row in rows:
-                if row:
-                    found.append((columns.join(row[i] for i in places), row))
-                if not left or len(found) == stream.LINES:
-                    yield found
-                    found = []
+            with one_line(reader, where):
+                for row in reader:
+                    if len(row) == len(header):
+                        found.append((columns.join([row[i] for i in places]), row))
+                    elif row:  # [] is a blank line
+                        raise csv.Error(f"{len(row)} fields, but {len(header)} in the header")
+                    if not left or len(found) == stream.LINES:
+                        yield found
+                        found = []
         except UserError:
             yield found
             raise
@@ -222,18 +253,21 @@ def read_csv(lines, column, where):
     return records(), separator, answered(header)
 
 
-def checked(reader, where):
-    """The rows, [] for a blank line. UserError: no CSV, or not as many fields as in the header."""
-    width = 0
+@contextmanager
+def one_line(reader, where):
+    """Turn a csv.Error in the block into a UserError."""
     try:
-        for row in reader:
-            width = width or len(row)
-            if len(row) not in (0, width):
-                raise csv.Error(f"{len(row)} fields, but {width} in the header")
-            yield row
+        yield
     except csv.Error as error:
         way = "quote a text that holds a separator, quote or line break, and double its quotes"
         raise UserError(f"line {reader.line_num} of {where}: {error} ({way})") from error
+
+
+def find_columns(column, there, where):
+    """--text_column as a list of columns that are there. Raises UserError."""
+    if set(names := columns.of_text(column, there)) <= set(there):
+        return names
+    raise UserError(f"--text_column {column}: {where} has columns {some(there, 20) or 'none'}")
 
 
 def answered(header):
@@ -248,12 +282,12 @@ def answered(header):
 
 
 def read_table(path, column):
-    """Records, without fields, of a file in a format of training."""
+    """Records, without fields, of .json or .parquet, read as in training."""
     from sentiment import data
     from sentiment.hub import source
 
     rows, where, *_ = source.read_files([Path(path)])
-    names = columns.find(column, rows.column_names, where)
+    names = find_columns(column, rows.column_names, where)
     table = rows.with_format("arrow")[:]
     parts = [data.values(data.as_texts(table[name], f"{where}, column {name}")) for name in names]
     texts = map(columns.join, zip(*parts, strict=True))
@@ -303,18 +337,22 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
     return json.dumps(record, ensure_ascii=False)
 
 
+def in_csv(rows, separator, quoting=csv.QUOTE_MINIMAL):
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n", quoting=quoting).writerows(rows)
+    # Python 3.11 does not quote a lone carriage return.
+    again = "\r" in text.getvalue() and quoting == csv.QUOTE_MINIMAL
+    return in_csv(rows, separator, csv.QUOTE_ALL) if again else text.getvalue()
+
+
 def write(answers, separator=None):
     """Write lines, or with a separator rows of CSV, and flush.
 
     A closed pipe, as after `| head`, exits with 141, like other filters.
     """
-    text = io.StringIO()
-    if separator:
-        csv.writer(text, delimiter=separator, lineterminator="\n").writerows(answers)
-    else:
-        text.writelines(f"{line}\n" for line in answers)
+    text = in_csv(answers, separator) if separator else "".join(f"{line}\n" for line in answers)
     try:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         # Python would try to flush the buffer again on exit.
@@ -360,6 +398,7 @@ def main(argv=None):
     if not (args.text or args.input_file) and sys.stdin is None:
         raise UserError("no TEXT given, and standard input is closed")
     tokenizer, classifier, precision = load(args)
+    gc.freeze()  # the garbage collector visits the libraries' objects no more: 15% faster
     classes = names_of(classifier)
 
     typed = not (args.text or args.input_file) and sys.stdin.isatty()
@@ -381,7 +420,7 @@ def main(argv=None):
             results = iter(logits.double().softmax(dim=1).tolist())
             rows = [([] if ids is None else next(results), fields) for ids, fields in chunk]
             shape = classes, args.output_format, args.threshold
-            answers = (answer(probabilities, *shape, fields) for probabilities, fields in rows)
+            answers = [answer(probabilities, *shape, fields) for probabilities, fields in rows]
             write(answers, separator)
             if typed:
                 prompt()

@@ -148,14 +148,22 @@ def model_folder(rng, good, folder):
 
 
 def standard_input(rng, good, folder):
-    """predict.py on random lines, some of them JSON."""
+    """predict.py on random lines, some of them JSON, or CSV."""
     flags = rng.choice(
-        [[], ["--output_format", "jsonl"], ["--jsonl"], ["--jsonl", "--threshold", "0.9"]]
+        [
+            [],
+            ["--output_format", "jsonl"],
+            ["--jsonl"],
+            ["--jsonl", "--threshold", "0.9"],
+            ["--csv"],
+        ]
     )
     lines = [
         json.dumps({"text": "good film", "n": [1, {"x": None}]}).encode()
         for _ in range(rng.randint(0, 5))
     ]
+    if flags == ["--csv"]:
+        lines = [b"text,n", *[b'"good ""film"", 1\n2",1'] * rng.randint(0, 5)]
     content = b"\n".join(mutated_bytes(rng, line) if rng.random() < 0.4 else line for line in lines)
     if rng.random() < 0.3:
         content = rng.randbytes(rng.choice([1, 10, 1000, 70_000]))
@@ -192,7 +200,7 @@ def attempt(number, good, folder):
     except BaseException:
         code, wrong = None, traceback.format_exc()
     sys.stdin = usual
-    if code == 0 and script == "predict":
+    if code == 0 and script == "predict" and "--csv" not in argv:
         out.flush()
         answers = out.buffer.getvalue().decode("utf-8", "surrogatepass").count("\n")
         wanted = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))

@@ -69,7 +69,7 @@ def test_lines_are_the_same_however_the_bytes_arrive(content, wanted):
     [
         (gzip.compress(b"superb film"), "gzip"),
         (bz2.compress(b"superb film"), "bzip2"),
-        (lzma.compress(b"superb film"), "xz"),
+        (lzma.compress(b"superb film"), "binary"),
         (b"PAR1\x15\x04", "Parquet"),
         (b"PK\x03\x04\x14\x00", "zip"),
         ("superb film".encode("utf-16-le"), "binary"),
@@ -222,6 +222,28 @@ def test_csv_keeps_its_rows_and_gets_two_columns(mark, trained, monkeypatch, cap
     assert list(map(tuple, found.iloc[:, 4:].values)) == labelled(trained, texts, **options)
 
 
+def test_a_lone_carriage_return_stays_in_its_field(trained, monkeypatch, capsys):
+    shown = answers(
+        trained,
+        b'id,text\n1,"good\rfilm"\n2,bad\n',
+        "--csv",
+        monkeypatch=monkeypatch,
+        capsys=capsys,
+    )
+    rows = list(csv.reader(io.StringIO(shown.out, newline="")))
+    assert [row[:2] for row in rows] == [["id", "text"], ["1", "good\rfilm"], ["2", "bad"]]
+
+
+def test_a_pipe_can_be_an_input_file(tmp_path, trained, capsys):
+    os.mkfifo(tmp_path / "pipe.csv")
+    writer = threading.Thread(target=(tmp_path / "pipe.csv").write_text, args=["text\nsuperb\n"])
+    writer.start()
+    model = ["--model_name_or_path", str(trained)]
+    predict.main([*model, "--input_file", str(tmp_path / "pipe.csv")])
+    writer.join()
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_answers_in_csv_can_be_answered_again():
     assert predict.answered(["text"]) == ["text", "label", "score"]
     once = predict.answered(["label", "text"])
@@ -256,6 +278,7 @@ def test_rows_of_csv_are_read_as_soon_as_they_have_arrived():
         (b"superb", "line 302 of standard input: 1 fields"),
         (b'"superb" film,1', "line 302"),
         (b'"superb film,1', "unexpected end of data"),
+        (b"superb,1" + b"0" * stream.LONGEST, "4,194,304 characters"),
         ("superb été,1".encode("latin-1"), "save it as UTF-8"),
     ],
 )
@@ -293,7 +316,16 @@ def test_input_that_is_not_lines_of_text_is_refused_with_the_flag(
         assert len(answers(trained, b"\n" + content, **options).out.splitlines()) > 1
 
 
-@pytest.mark.parametrize("line", ["text", "good, {really} good text", "[1] a film", '"text" is it'])
+ODD = [
+    "Text, subtext, and pretext: a fine film.",
+    "a\rtext,label",
+    "long " * 100_000,
+    '"',
+    "text\0",
+]
+
+
+@pytest.mark.parametrize("line", ["text", "good, {really} good text", "[1] a film", *ODD])
 def test_a_review_is_no_header(line):
     found = predict.read_lines([[line, "superb"]], "body", "here")
     assert list(found) == [[(line, {}), ("superb", {})]]
@@ -338,6 +370,8 @@ def test_below_the_threshold_is_unsure():
         (["--threshold", "1.5", "superb"], "--threshold 1.5"),
         (["--threshold", "nan"], "--threshold nan"),
         (["--csv", "superb"], "--csv"),
+        (["--input_file", ""], "--input_file empty"),
+        (["--text_column=", "--jsonl"], "--text_column empty"),
         (["--csv", "--jsonl"], "--csv --jsonl"),
         (["--csv", "--output_format", "jsonl"], "--csv --output_format"),
         (["--input_file", "@/reviews.txt", "superb"], "--input_file"),
@@ -367,18 +401,11 @@ def test_arguments_that_cannot_be_meant_so_are_refused(argv, named, trained, ref
 
 def test_a_text_is_labelled_as_it_is(trained, monkeypatch, capsys):
     """Python's argparse takes a word with a blank for a TEXT, even behind hyphens."""
-    texts = ["--well-made and-superb", "-5/10 dull", "- dash", "reviews of data.csv", ""]
-    seen = []
-
-    def spied(tokenizer, texts):
-        seen.extend(texts)
-        return encode(tokenizer, texts)
-
-    encode = predict.tokens.encode
-    monkeypatch.setattr(predict.tokens, "encode", spied)
+    texts = ["--well-made and-superb film", "-5/10 dull", "- dash", "film in data.csv", ""]
+    wanted = labelled(trained, texts, monkeypatch, capsys)
     predict.main(["--model_name_or_path", str(trained), *texts])
-    assert seen[2:] == texts[:-1]  # trial.check asks twice before
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert [tuple(line.split("\t")) for line in capsys.readouterr().out.splitlines()] == wanted
+    assert predict.parse_args(texts).text == texts
 
 
 def start(trained, **streams):

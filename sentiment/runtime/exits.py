@@ -1,5 +1,6 @@
 """How a script ends: exit codes, one line for every failure, signals, a reader that is gone."""
 
+import errno
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 
 from sentiment.errors import RunError, Stopped, UserError, first_line, is_out_of_memory
 
+GONE = errno.EPIPE, errno.EIO, errno.EINVAL  # a closed pipe or terminal; a pipe on Windows
 SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
 
 
@@ -19,7 +21,8 @@ class Output:
         # None: it was closed before the start.
         self.stream = stream or open(os.devnull, "w")  # noqa: SIM115
         with suppress(AttributeError):  # a notebook's
-            self.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+            self.stream.reconfigure(**options)
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -33,7 +36,9 @@ class Output:
     def attempt(self, action, *given):
         try:
             action(*given)
-        except BrokenPipeError:  # what is buffered goes nowhere, too
+        except OSError as error:  # what is buffered goes nowhere, too
+            if error.errno not in GONE:
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 

@@ -39,7 +39,10 @@ class Parser(argparse.ArgumentParser):
                     raise UserError(f"{flag} is no flag here: {way}")
             elif arg.startswith("-h") and arg != "-h":  # Python 3.13 would show the help
                 self.error(f"unrecognized arguments: {arg}")
-        return super().parse_args(args)
+        parsed = super().parse_args(args)
+        if empty := [name for name, value in vars(parsed).items() if value == ""]:
+            self.error(f"--{empty[0]} is empty")
+        return parsed
 
     def group(self, title):
         """A function add(flag, kind, default, help); kind: a type, or a list of choices."""

@@ -14,10 +14,8 @@ BINARY = {  # how such files begin
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip or Excel",
     b"PAR1": "Parquet",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
+    b"BZh91AY": "bzip2",
     b"\x28\xb5\x2f\xfd": "zstd",
-    b"%PDF-": "PDF",
 }
 
 
@@ -44,12 +42,12 @@ def decoded(source, where, errors):
         block = source.read(BLOCK)
         while block in (b"\xff", b"\xfe") and (more := source.read(BLOCK)):
             block += more  # a byte order mark has two bytes
-        utf_16 = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        utf_16 = block.startswith((b"\xff\xfe", b"\xfe\xff"))
         decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")(errors)
         kind = next((kind for start, kind in BINARY.items() if block.startswith(start)), None)
         text = decoder.decode(block)
         if kind or "\0" in text:
-            way = "--input_file FILE reads .gz, .parquet and what else training reads"
+            way = "--input_file FILE reads .gz, .parquet and .json"
             raise UserError(f"{where} looks like {kind or 'binary data'}, not text; {way}")
         while block:
             yield text
