@@ -1,50 +1,91 @@
 """Plots of an evaluation. Nothing else needs matplotlib."""
 
+import logging
+import sys
+import warnings
+from contextlib import suppress
+
 import numpy
 import torch
-from matplotlib import rcParams
+from matplotlib import font_manager, rcParams
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from sentiment import intervals
+from sentiment.labels import some
 from sentiment.metrics import averaged, reliability_bins
 
+MOST = 12  # classes in a plot
 rcParams["text.parse_math"] = False  # names may hold $
+logging.getLogger("matplotlib").setLevel("ERROR")
+warnings.filterwarnings("ignore", "Glyph")  # choose_font prints a line
 
 
 def draw(folder, scores, logits, labels, log):
     """Write the plots into `folder`; returns {file name: caption}."""
     labels, probabilities = torch.as_tensor(labels), logits.double().softmax(dim=1)
-    split = f"split {scores['split']}"
+    split, names = f"split {scores['split']}", scores["labels"]
+    if missing := choose_font(set("".join(names) + split)):
+        drawn = [f"class {i}" if missing & set(name) else name for i, name in enumerate(names)]
+        scores = {**scores, "labels": drawn}
+    most = f", {MOST} of {len(names)} classes: those with most errors" * (len(names) > MOST)
     pictures = {
-        "confusion.png": (f"confusion matrix, {split}", 1, confusion),
-        "curves.png": (f"ROC and precision-recall curves, {split}", 2, curves),
+        "confusion.png": (f"confusion matrix, {split}{most}", 1, confusion),
+        "curves.png": (f"ROC and precision-recall curves, {split}{most}", 2, curves),
         "reliability.png": (f"accuracy by confidence, {split}", 1, reliability),
     }
     if log:
         kept = f"; epoch {scores['kept_epoch']} was kept" if "kept_epoch" in scores else ""
         pictures["training.png"] = f"loss and learning rate{kept}", 1, training
+    size = 9 if len(names) > 4 or len("".join(names)) > 40 else 5
     for name, (caption, columns, paint) in pictures.items():
-        figure = Figure(figsize=(5 * columns, 4), dpi=120, layout="constrained")
+        figure = Figure(figsize=(size * columns, size - 1), dpi=120, layout="constrained")
         paint(figure.subplots(1, columns), scores, probabilities, labels, log)
         figure.suptitle(caption)
         figure.savefig(folder / name)
     return {name: caption for name, (caption, *_) in pictures.items()}
 
 
-def confusion(axes, scores, *_):
+def choose_font(letters):
+    """Use a font that has them all, or print a line. Returns those that are missing."""
+
+    def missing(path):
+        with suppress(OSError, RuntimeError):  # matplotlib cannot read every font
+            return letters - set(map(chr, font_manager.get_font(path).get_charmap()))
+        return letters
+
+    if not (letters := missing(font_manager.findfont("DejaVu Sans"))):
+        return set()
+    for font in font_manager.fontManager.ttflist:
+        if "Last Resort" not in font.name and not missing(font.fname):  # it has boxes for all
+            rcParams["font.family"] = ["DejaVu Sans", font.name]
+            return set()
+    first = "".join(sorted(letters)[:20])
+    print(f"plots: no font here has {first}; their classes are numbers", file=sys.stderr)
+    return letters
+
+
+def shown(scores):
+    """Ids of the classes to draw, at most MOST: those with most errors."""
     counts = numpy.array(scores["confusion_matrix"])
-    matrix = ConfusionMatrixDisplay(counts, display_labels=scores["labels"])
-    matrix.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=45)
+    errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    return sorted((-errors).argsort(kind="stable")[:MOST])
+
+
+def confusion(axes, scores, *_):
+    ids = shown(scores)
+    counts = numpy.array(scores["confusion_matrix"])[numpy.ix_(ids, ids)]
+    names = [some([scores["labels"][i]]) for i in ids]
+    matrix = ConfusionMatrixDisplay(counts, display_labels=names)
+    matrix.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=90)
 
 
 def curves(axes, scores, probabilities, labels, _):
-    names = scores["labels"]
-    for i in averaged(names):
-        is_class = labels == i
+    for i in [i for i in shown(scores) if i in averaged(scores["labels"])]:
+        is_class, name = labels == i, some([scores["labels"][i]])
         if len(is_class.unique()) == 2:  # no curve without both kinds
             for display, ax in zip((RocCurveDisplay, PrecisionRecallDisplay), axes, strict=True):
-                display.from_predictions(is_class, probabilities[:, i], name=names[i], ax=ax)
+                display.from_predictions(is_class, probabilities[:, i], name=name, ax=ax)
     axes[0].plot([0, 1], [0, 1], "--", color="0.6")
 
 
