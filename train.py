@@ -7,6 +7,7 @@ Top to bottom: settings, schedule and optimizer, the loop, and `main`, which tie
 """
 
 import math
+import shlex
 import time
 from argparse import Namespace
 from functools import partial
@@ -25,7 +26,7 @@ from sentiment.runtime.exits import script, stop_flag
 from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import TrainingLog, read_log
 
-LOGGED = 2000  # without a validation split, so many test reviews are scored after each epoch
+LOGGED = 2000  # test reviews scored after an epoch, without a validation split
 
 
 def parse_args(argv):
@@ -172,7 +173,7 @@ def end_epoch(run, step, score, max_tokens, state):
 
 
 def evaluate(run, accelerator, classifier, sets, log, stop, part, max_tokens, **more):
-    """Log and return the scores of a part of the data, with `more`. Raises Stopped."""
+    """Log and return the scores of a part of the data. Raises Stopped."""
     scored = sets[part]
     given = accelerator, classifier, scored.ids, run.precision, max_tokens, stop
     scores = metrics.score(inference.shared_logits(*given), scored.labels, run.labels) | more
@@ -184,7 +185,7 @@ def evaluate(run, accelerator, classifier, sets, log, stop, part, max_tokens, **
 def accumulate_gradients(
     accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
 ):
-    """Compute the gradients of this rank's share. Returns (its part of the loss, token budget).
+    """Compute this rank's share of the gradients. Returns (its part of the loss, token budget).
 
     weights: [C], of each class; those of the batch's reviews sum to 1.
     """
@@ -197,7 +198,7 @@ def accumulate_gradients(
         classifier.zero_grad(set_to_none=accelerator.device.type == "cpu")
         torch.manual_seed(seed)
         loss = torch.zeros((), device=accelerator.device)
-        if accelerator.scaler:  # set up lazily by scale(), which an empty share never calls
+        if accelerator.scaler:  # set up by scale(), which an empty share never calls
             accelerator.scaler.scale(loss)
         try:
             given = train_set.ids, mine, max_tokens, train_set.labels
@@ -224,7 +225,7 @@ def backward(accelerator, classifier, smoothing, inputs, targets, weights):
 
 def check_finite(loss, norm, scaler, step, rows):
     """Raise RunError, with the rows of the batch, if the loss or a gradient is not finite."""
-    # fp16 gradient overflow is no failure: the scaler skips the step and lowers its scale.
+    # fp16 overflow is no failure: the scaler skips the step and lowers its scale.
     if not math.isfinite(loss) or not (scaler or math.isfinite(norm)):
         problem = f"step {step}: loss {loss}, gradient norm {norm}"
         rows = ", ".join(map(str, rows))
@@ -270,7 +271,7 @@ def main(argv=None):
     with stop_flag() as stop, folder.open_run(run, accelerator) as step:
         if step == folder.FINISHED:
             return accelerator.end_training()
-        # --- Tokenize and train. The last references to the texts go: their file is unmapped.
+        # --- Tokenize and train. The last references to texts go: their file is unmapped.
         source.from_hub.cache_clear()
         reviews.setdefault("validation", reviews["eval"].sample(LOGGED, args.seed))
         ids = {name: i for i, name in enumerate(labels)}
@@ -288,7 +289,8 @@ def main(argv=None):
             scores |= card.origin(args.dataset_name, run.commits["dataset"], scores["split"])
             card.write_results(output_dir, run, scores)
     accelerator.end_training()
-    accelerator.print(f"next: python evaluate.py --model_name_or_path {output_dir}")
+    name = shlex.quote(args.output_dir)
+    accelerator.print(f"next: python evaluate.py --model_name_or_path {name}")
 
 
 if __name__ == "__main__":
