@@ -3,20 +3,26 @@
 python evaluate.py                                  the test reviews that train.py scored
 python evaluate.py --dataset_name my/reviews.csv    your own reviews
 python evaluate.py --split validation --max_eval_samples 0
+python evaluate.py --compare_to outputs/other       two models on the same reviews
 python evaluate.py --baseline --plots --hub_model_id USER/REPO      also push the model
 """
 
 import csv
 import importlib.util
 import os
+import re
+import shlex
 import shutil
 import tempfile
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy
+import torch
+from torch.nn.functional import one_hot
 
-from sentiment import data, distributed, files, inference, metrics, model, tokens
+from sentiment import data, distributed, files, inference, intervals, metrics, model, tokens
 from sentiment.errors import UserError
 from sentiment.fast import packing
 from sentiment.hub import access, source, trial
@@ -29,6 +35,9 @@ from sentiment.runtime import device, folder, launch
 from sentiment.runtime.exits import script
 from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import read_log
+
+KEPT = "; README.md there is not a card as generated, and stays (--overwrite_card replaces it)"
+POLAR = (["negative", "positive"], ["negative", "neutral", "positive"])  # classes by id
 
 
 def parse_args(argv):
@@ -47,86 +56,131 @@ def parse_args(argv):
     add("--output_dir", type=Path, help=help)
     help = "also score the majority class and a TF-IDF logistic regression on the same reviews"
     add("--baseline", action="store_true", help=help)
+    help = "folder or Hub id of another model to score on the same reviews"
+    add("--compare_to", metavar="MODEL", help=help)
     help = "write predictions.csv, highest loss first: look for label errors at the top"
     add("--predictions", action="store_true", help=help)
     help = "plot confusion matrix, ROC, precision-recall, calibration, loss (needs matplotlib)"
     add("--plots", action="store_true", help=help)
     help = "push the model, its scores and a model card to the Hub"
-    add("--hub_model_id", metavar="USER/REPO", help=help)
+    add("--hub_model_id", type=as_id, metavar="USER/REPO", help=help)
     help = "create the repository as private"
     add("--private", action="store_true", help=help)
+    help = "replace a README.md that the scripts did not write, and its licence"
+    add("--overwrite_card", action="store_true", help=help)
     add_data_flags(parser, data.FLAGS, trained=True)
     return parser.parse_args(argv)
 
 
-def load_reviews(args, run):
-    """Choose what to score. Returns (reviews, class names of the data set, its name).
+def as_id(address):
+    """USER/REPO of a model's address on the Hub, or the text as it is."""
+    return re.sub(r"^https?://(huggingface\.co|hf\.co)/", "", address).rstrip("/")
+
+
+def find_data(run):
+    """The path of the data that train.py read, which may be gone, or its Hub id."""
+    name = run.settings["dataset_name"]
+    here, there = Path(name), Path(run.directory, name)
+    moved = here.exists() and not there.exists()
+    if run.commits["dataset"] or moved or here.resolve() == there.resolve():
+        return name
+    return str(there)
+
+
+def resolve_data(args, run):
+    """(data.DEFAULTS and dataset_name of what to score; the flags of these that differ from
+    training, or None for other data than the model was trained on). Raises UserError.
+    """
+    settings, dataset = run.settings if run else {}, args.dataset_name
+    if not dataset:
+        if not run:
+            reason = f"{args.model_name_or_path} has no run.json that names one"
+            raise UserError(f"--dataset_name is required: {reason}")
+        dataset = find_data(run)
+        if not (run.commits["dataset"] or Path(dataset).exists()):
+            raise UserError(f"{dataset}: the data of training is gone; give --dataset_name")
+    access.connect(dataset)
+    given = {name: getattr(args, name) for name in data.DEFAULTS if getattr(args, name) is not None}
+    same = run and Path(dataset).resolve() == Path(find_data(run)).resolve()
+    trained = data.DEFAULTS | (settings if same else {"label_map": settings.get("label_map", {})})
+    differ = [name for name in given if given[name] != trained[name]] if same else None
+    return Namespace(**trained | given | {"dataset_name": dataset}), differ
+
+
+def load_reviews(args, run, now, differ):
+    """Returns (reviews to score, class names of the data set, whether the run has scores of them
+    which these may replace). Raises UserError. now, differ: by `resolve_data`.
 
     Without a test split, "test" is what training held out of "train". A file is all "train".
     """
-    settings = run.settings if run else {}
-    dataset = args.dataset_name or settings.get("dataset_name")
-    if dataset is None:
-        reason = f"{args.model_name_or_path} has no run.json that names one"
-        raise UserError(f"--dataset_name is required: {reason}")
-    access.connect(dataset)
-    given = {name: getattr(args, name) for name in data.DEFAULTS if getattr(args, name) is not None}
-    trained_config = settings.get("dataset_config_name")
-    same = settings and Path(dataset).resolve() == Path(settings["dataset_name"]).resolve()
-    same = same and given.get("dataset_config_name", trained_config) == trained_config
-    trained_on = settings if same else {}
-    named = {"label_map": settings.get("label_map", {}), "dataset_name": dataset}
-    now = Namespace(**data.DEFAULTS | trained_on | named | given)
-    one_file = Path(dataset).is_file()
-    wanted = "test" if one_file and args.split != "train" else args.split
-    part = "eval" if wanted == "test" else wanted
-    as_trained = trained_on and part in run.reviews and part != "train"
-    if as_trained and args.max_eval_samples is None:
-        reviews = find_again(run, part, vars(now))
-        reviews.split = data.scored_as(reviews.split, now)
-        return reviews, run.labels, dataset
-    split = getattr(now, f"{wanted}_split_name", wanted)  # of "train", "validation" or "test"
-    split = run.reviews[part]["split"] if as_trained else split
-    split = now.train_split_name if one_file else split
+    dataset, one_file = now.dataset_name, Path(now.dataset_name).is_file()
+    if one_file and args.split not in ("train", "test"):
+        reason = f"{dataset} is one file; choose test (what training held out, or all) or train"
+        raise UserError(f"--split {args.split}: {reason}")
+    part = {"test": "eval", "validation": "validation"}.get(args.split)
+    as_trained = differ == [] and part in run.reviews
+    if as_trained:
+        split = run.reviews[part]["split"]
+    elif one_file:
+        split = now.train_split_name
+    else:  # three splits have a flag
+        split = getattr(now, f"{args.split}_split_name", args.split)
+    if differ and one_file and args.split == "test":
+        flags = ", ".join(f"--{name}" for name in differ)
+        raise UserError(f"{flags}: not as in training, so what it held out is not known; drop it")
     held_out = as_trained and split == now.train_split_name
-    reviews, names, _ = data.load_split(now, split, run.labels if trained_on else ())
+    way = "--split train" if held_out else "--max_eval_samples 0"
+    way = f"{way} scores it as it is now"
+    if as_trained and args.max_eval_samples is None:
+        reviews = find_again(run, part, dataset, way)
+        reviews.split = data.scored_as(split, now)
+        return reviews, run.labels, part == "eval"
+    reviews, names, notes = data.load_split(now, split, () if differ is None else run.labels)
+    if notes and os.environ.get("RANK", "0") == "0":
+        print(*notes, sep="\n")
     if held_out:  # never score a text that was trained on or chose an epoch, even at another row
         for other in run.reviews.keys() - {"eval"}:
-            reviews = reviews.without(find_again(run, other, {}))
+            reviews = reviews.without(find_again(run, other, dataset, way))
     if not reviews:
         reason = f"{dataset} has no such split, or no review with a text and a label"
         raise UserError(f"--split {args.split}: {reason}; {source.describe(now)}")
     reviews.split = data.HELD_OUT if held_out else args.split if one_file else split
-    seed = f"{settings.get('seed', 42)}/{wanted if as_trained else 'test'}"
-    return reviews.sample(args.max_eval_samples, seed), names, dataset
+    seed = run.settings["seed"] if run else 42
+    sample = reviews.sample(args.max_eval_samples, f"{seed}/{args.split if as_trained else 'test'}")
+    return sample, names, as_trained and part == "eval" and not what_changed(run, part, dataset)[1]
 
 
-def find_again(run, name, now):
-    """A part of the reviews of run.json. Raises UserError if the data set has changed.
+def find_again(run, part, dataset, way):
+    """A part of the reviews of run.json. Raises UserError, with advice, if they have changed."""
+    reviews, changed = what_changed(run, part, dataset)
+    if changed:
+        raise UserError(f"{dataset}: {changed}; {way}")
+    return reviews
 
-    now: settings that differ, such as another path to the data set.
+
+def what_changed(run, part, dataset):
+    """(A part of the reviews of run.json, what has changed in them since training or "").
+
+    dataset: the path of the data set now, or its Hub id.
     """
-    trained = data.DEFAULTS | run.settings
-    identity, settings = run.reviews[name], Namespace(**trained | now)
+    settings = Namespace(**data.DEFAULTS | run.settings | {"dataset_name": dataset})
+    identity = run.reviews[part]
     rows = identity["rows"]
     if rows == data.BY_SETTINGS:
         tested = run.reviews["eval"]["split"] == settings.test_split_name
         if tested and "validation" not in run.reviews:  # older versions did not read it
             settings.validation_split_name = data.NO_SPLIT
-        reviews = data.load_train_and_test(settings, "validation" in run.reviews)[0][name]
+        reviews = data.load_train_and_test(settings, "validation" in run.reviews)[0][part]
     else:
         reviews, _, _ = data.load_split(settings, identity["split"], run.labels)
         if reviews and rows != "all":
             reviews = reviews.at(numpy.isin(reviews.rows, rows))
     if reviews and reviews.sha256 == identity["sha256"]:
-        return reviews
-    if other := [f"--{x}" for x in data.DEFAULTS if getattr(settings, x) != trained[x]]:
-        raise UserError(f"{', '.join(other)}: not as in training, so other reviews; drop it")
-    changed = f"the {identity['split']} reviews that run.json names have changed since training"
-    train = identity["split"] == settings.train_split_name
-    way = "drop --baseline, or use --split train" if train else "use --max_eval_samples"
-    reason = f"{changed}; {way} to score the data set as it is now"
-    raise UserError(f"{settings.dataset_name}: {reason}")
+        return reviews, ""
+    were, found = identity.get("reviews", 0), len(reviews or ())
+    counts = f"{were:,}, now {found:,}" if were != found else "other texts or labels"
+    named = f"the {identity['split']} reviews that run.json names"
+    return None, f"{named} have changed since training ({counts})"
 
 
 def load_training_reviews(args, run):
@@ -134,51 +188,105 @@ def load_training_reviews(args, run):
     if not run:
         reason = f"{args.model_name_or_path} has no run.json that names the training reviews"
         raise UserError(f"--baseline: {reason}")
-    access.connect(run.settings["dataset_name"])
-    return find_again(run, "train", {})
+    access.connect(dataset := find_data(run))
+    return find_again(run, "train", dataset, "drop --baseline")
 
 
-def class_ids(labels, names, classes):
-    """{label: its id among a model's `classes`}. Raises UserError if no rule fits.
+def match(labels, names, mapped, classes):
+    """How labels are a model's `classes`: (in words, {label: class id}). Raises UserError.
 
-    The first rule that fits all labels counts: by name; by name in any case; the label is the id;
-    and, for classes that never got names (LABEL_0, ...), by the order of the data set's `names`.
+    names: the data set's classes by id; mapped: by --label_map, so only names count. Else the first
+    rule that fits counts. Ids and order do only where they mean one thing: 0 is negative, 1
+    positive; and LABEL_0 is 0.
     """
-    by_name = {name: i for i, name in enumerate(classes)}
-    folded = {fold(name): i for name, i in by_name.items()}
-    in_any_case = {x: folded[fold(x)] for x in set(labels) if fold(x) in folded}
-    by_id = {str(i): i for i in range(len(classes))}
-    unnamed = classes == [f"LABEL_{i}" for i in range(len(names))]
-    by_order = {name: i for i, name in enumerate(names)} if unnamed else {}
-    for ids in (by_name, in_any_case, by_id, by_order):
-        # Ids must fit all classes: 1 to 5 stars are not the ids 0 to 4, even if nobody gave 5.
-        if all(label in ids for label in [*labels, *(names if ids is by_id else [])]):
-            return {label: ids[label] for label in set(labels)}
-    unknown = some(sorted(set(labels) - in_any_case.keys()))
-    known = f"{len(classes)} classes, {some(classes)}; --label_map gives labels other names"
-    raise UserError(f"labels {unknown} are not among the model's {known}")
+    found = set(labels)
+    unnamed = classes == [f"LABEL_{i}" for i in range(len(classes))]
+    ids = {str(i): i for i in range(len(classes))}
+    numbers = set(names) == ids.keys() and not mapped
+    folded = {fold(name): i for i, name in enumerate(classes)}
+    rules = {
+        "by name": {name: i for i, name in enumerate(classes)},
+        "by name in any case": {x: folded[fold(x)] for x in {*found, *names} if fold(x) in folded},
+        "by id": ids if numbers and (unnamed or list(folded) in POLAR) else {},
+        "by order": {name: i for i, name in enumerate(names)} if unnamed and names in POLAR else {},
+    }
+    # "1" to "3" are not three of the classes "1" to "5" if there is a "0" as well.
+    needed = found | {name for name in names if name.isdecimal()}
+    both = needed <= rules["by name"].keys() & ids.keys() and not mapped
+    if both and any(rules["by name"][name] != ids[name] for name in needed):
+        way = ",".join(f"{name}={name}" for name in sorted(needed))
+        reason = f"labels {some(sorted(needed))} may be names of classes, or ids of others"
+        raise UserError(f"{reason}; give --label_map {way} if they are names")
+    for rule, known in rules.items():
+        if needed <= known.keys():
+            pairs = [f"{label} = {classes[known[label]]}" for label in sorted(found)]
+            return rule if "name" in rule else f"{rule}, {some(pairs, 10)}", known
+    unknown = some(sorted(needed - rules["by name in any case"].keys()))
+    example = ",".join(f"{name}={of}" for name, of in zip(names, classes, strict=False))
+    alike = (numbers or unnamed) and len(names) == len(classes) and example.count("=") < 11
+    way = f"{shlex.quote(example)} if that is meant" if alike else "LABEL=CLASS,..."
+    reason = f"labels {unknown} are not among the model's {len(classes)} classes, {some(classes)}"
+    raise UserError(f"{reason}; give --label_map {way}")
 
 
-def write_predictions(path, reviews, labels, logits, classes):
-    """Write predictions.csv, highest loss first."""
-    log_probabilities = logits.double().log_softmax(dim=1)
+class Model:
+    """A fine-tuned model and its answers to the reviews."""
+
+    def __init__(self, name, revision="main"):
+        self.name = name
+        self.tokenizer, self.classifier = trial.load_trained(name, revision)
+        self.classes = names_of(self.classifier)
+
+    def match(self, *given):
+        try:
+            self.matching, self.ids = match(*given, self.classes)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
+
+    def answer(self, accelerator, reviews, precision):
+        self.encoded = tokens.encode_reviews(self.tokenizer, reviews, self.ids)
+        packing.install(device.place(self.classifier, accelerator.device), precision)
+        given = accelerator, self.classifier, self.encoded.ids, precision
+        self.logits = inference.shared_logits(*given)
+        self.labels = self.encoded.labels
+
+    def predictions(self, other):
+        """int64 [N]: the predicted classes as ids of another model, -1 where that has no such."""
+        labels = {i: label for label, i in self.ids.items()}
+        by_name = {fold(name): i for i, name in enumerate(other.classes)}
+        ids = [
+            other.ids.get(labels.get(i), by_name.get(fold(name), -1))
+            for i, name in enumerate(self.classes)
+        ]
+        return torch.tensor(ids)[self.logits.argmax(dim=1)]
+
+
+def write_predictions(path, reviews, scored):
+    """Write predictions.csv, highest loss first, for a spreadsheet: with a byte order mark, and an
+    apostrophe before what would be a formula.
+    """
+    log_probabilities = scored.logits.double().log_softmax(dim=1)
     confidence, best = log_probabilities.exp().max(dim=1)
-    losses = -log_probabilities[range(len(labels)), labels]
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    losses = -log_probabilities[range(len(reviews)), scored.labels]
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "label", "prediction", "probability", "loss", "text"])
         for i in losses.argsort(descending=True, stable=True).tolist():
-            names = classes[labels[i]], classes[best[i]]
+            words = scored.classes[scored.labels[i]], scored.classes[best[i]], reviews[i]
+            label, prediction, text = (re.sub(r"^(?=[=+\-@\t\r])", "'", word) for word in words)
             figures = f"{confidence[i]:.4f}", f"{losses[i]:.4f}"
-            writer.writerow([reviews.rows[i], *names, *figures, reviews[i]])
+            writer.writerow([reviews.rows[i], label, prediction, *figures, text])
 
 
-def write(folder, run, scores):
-    """Write metrics.json and the card. run: None without one, or if README.md is not ours."""
-    if run:
-        card.write_results(folder, run, scores)
-    else:
-        files.write_json(folder / "metrics.json", scores)
+def write(output_dir, run, scores, overwrite):
+    """Write metrics.json and, of a run, the card. Returns whether another README.md stays there."""
+    files.write_json(output_dir / "metrics.json", scores)
+    path = output_dir / "README.md"
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+    new = run and card.merge(before, card.model_card(run, scores), overwrite)
+    if new:
+        files.write_text(path, new)
+    return bool(run and not new)
 
 
 def check(args):
@@ -192,19 +300,108 @@ def check(args):
         raise UserError(f"--plots: matplotlib is not installed; {way}")
     if args.private and not args.hub_model_id:
         raise UserError("--private needs --hub_model_id")
-    if args.hub_model_id and os.environ.get("RANK", "0") == "0":
+    if args.hub_model_id is not None and os.environ.get("RANK", "0") == "0":
         open_repository(args.hub_model_id, args.private)
     return output_dir
 
 
-def publish(args, run, scores, tokenizer, classifier, output_dir):
-    """Push the scored model, from memory, with its card and plots only. Returns the URL."""
+def choose_folder(args, output_dir, own, dataset):
+    """Where the scores go: a run's folder keeps those of its `own` split. Raises UserError."""
+    of_model = output_dir.resolve() == Path(args.model_name_or_path).resolve()
+    if (own and of_model) or not (output_dir / "run.json").exists():
+        return output_dir
+    if args.output_dir:
+        raise UserError(f"--output_dir {output_dir}: keeps its own run's scores; choose another")
+    named = f"{dataset}-{args.dataset_config_name or ''}"
+    name = re.sub(r"[^\w.]+", "-", named).strip("-.")[-100:]
+    return output_dir / "evaluations" / name / args.split
+
+
+def publish(args, run, scores, scored, output_dir, card_stays):
+    """Push the scored model, from memory, with its card and plots only."""
     with tempfile.TemporaryDirectory() as staged:
-        model.save(staged, tokenizer, classifier)
+        model.save(staged, scored.tokenizer, scored.classifier)
         card.write_results(Path(staged), run, scores)
-        for name in scores.get("pictures", {}):
+        mine = [] if card_stays or not run else ["README.md"]  # with the licence there
+        for name in [*scores.get("pictures", {}), *mine]:
             shutil.copy(output_dir / name, staged)
-        return push(Path(staged), args.hub_model_id)
+        merge = partial(card.merge, overwrite=args.overwrite_card)
+        url, replaced, kept = push(Path(staged), args.hub_model_id, merge)
+    print(f"pushed to {url}{KEPT if kept else ''}")
+    if replaced:
+        print(f"replaced there: {', '.join(replaced)}")
+
+
+def compute(models, run, reviews, training):
+    """The first model's scores, beside those of baselines and of the other model, if any."""
+    first, *others = models
+    labels, classes = first.labels, first.classes
+    scores = metrics.score(first.logits, labels, classes)
+    scores |= {"kept_epoch": run.kept_epoch} if run else {}
+    if training:
+        _, ids = match(training.labels, run.labels, True, classes)
+        learned = training, [ids[label] for label in training.labels]
+        scores["baselines"] = {}
+        for name, guesses in baselines.predictions(*learned, reviews).items():
+            own = metrics.score(one_hot(guesses, len(classes)), labels, classes)
+            scores["baselines"][name] = compare(first, guesses, own)
+    for other in others:
+        own = metrics.score(other.logits, other.labels, other.classes)
+        own = compare(first, other.predictions(first), own)
+        own["reviews_trained_on"] = count_seen(other, reviews)
+        scores["compared_to"] = {card.public(other.name): own}
+    return scores
+
+
+def compare(model, predictions, scores):
+    """Other predictions, as ids of the model's classes [N], and their scores: for metrics.json.
+
+    difference: the model's accuracy minus theirs; disagreements: in so many reviews.
+    """
+    n, labels, ours = len(model.labels), model.labels, model.logits.argmax(dim=1)
+    right, other_right = ours == labels, predictions == labels
+    only, only_other = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+    return {
+        "accuracy": scores["accuracy"],
+        "f1": scores["f1"],
+        "difference": (only - only_other) / n,
+        "difference_interval": intervals.paired_difference(only, only_other, n),
+        "disagreements": int((predictions != ours).sum()),
+    }
+
+
+def count_seen(model, reviews):
+    """How many of the reviews a model was trained on, or None if that is not known."""
+    try:
+        if not (run := Run.read(Path(model.name))):
+            return None
+        access.connect(dataset := find_data(run))
+        return len(reviews) - len(reviews.without(find_again(run, "train", dataset, "")))
+    except UserError:  # its data may be gone
+        return None
+
+
+def report(args, run, model, reviews, scores, output_dir, about):
+    """Print and write what has been asked for. Returns whether another README.md stays there."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    stale = (output_dir / "metrics.json").exists()
+    kept = write(output_dir, run, scores, args.overwrite_card)  # first: what follows may fail
+    print(f"{args.model_name_or_path} on {about}\n{table(scores)}")
+    for name, other in scores.get("compared_to", {}).items():
+        seen = other["reviews_trained_on"]
+        print(f"{name} was trained on {'an unknown number' if seen is None else seen} of them")
+    for name in ("predictions.csv", *folder.PICTURES) if stale else ():
+        files.remove(output_dir / name)
+    if args.predictions:
+        write_predictions(output_dir / "predictions.csv", reviews, model)
+    if args.plots:
+        from sentiment.report.plots import draw  # matplotlib is optional
+
+        log = read_log(Path(args.model_name_or_path))
+        scores["pictures"] = draw(output_dir, scores, model.logits, model.labels, log)
+        write(output_dir, run, scores, args.overwrite_card)
+    print(f"written to {output_dir}{KEPT if kept else ''}")
+    return kept
 
 
 @script
@@ -212,52 +409,43 @@ def main(argv=None):
     args = parse_args(argv)
 
     # --- Check and load.
-    output_dir, model_folder = check(args), Path(args.model_name_or_path)
+    output_dir = check(args)
     accelerator = launch.start("no")  # the precision follows below
     with distributed.main_process_first(accelerator):
-        tokenizer, classifier = trial.load_trained(args.model_name_or_path, args.revision)
-        run = Run.read(model_folder)  # its files are checked by now
-        reviews, names, dataset = load_reviews(args, run)
+        models = [Model(args.model_name_or_path, args.revision)]
+        models += [Model(args.compare_to)] if args.compare_to else []
+        run = Run.read(Path(args.model_name_or_path))  # its files are checked by now
+        now, differ = resolve_data(args, run)
+        reviews, names, own = load_reviews(args, run, now, differ)
         training = load_training_reviews(args, run) if args.baseline else None
-    classes = names_of(classifier)
-    encoded = tokens.encode_reviews(tokenizer, reviews, class_ids(reviews.labels, names, classes))
+    dataset = now.dataset_name if differ is None else run.settings["dataset_name"]
+    output_dir = choose_folder(args, output_dir, own, dataset)
+    for each in models:
+        each.match(reviews.labels, names, bool(now.label_map))
 
     # --- Score, in train.py's precision, to reproduce its numbers.
     known = run and run.precision in device.precisions()
     precision = run.precision if known else device.pick_precision()
-    packing.install(device.place(classifier, accelerator.device), precision)
-    logits = inference.shared_logits(accelerator, classifier, encoded.ids, precision)
+    for each in models:
+        each.answer(accelerator, reviews, precision)
     accelerator.end_training()  # the main process does the rest alone
     if not accelerator.is_main_process:
         return
 
     # --- Report.
-    labels, kept = encoded.labels, {"kept_epoch": run.kept_epoch} if run else {}
-    scores = metrics.score(logits, labels, classes)
-    scores |= card.origin(dataset, reviews.commit, reviews.split) | kept
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if training:
-        ids = class_ids(training.labels, run.labels, classes)
-        learned = training, list(map(ids.get, training.labels))
-        given = reviews, labels, logits.argmax(dim=1), classes
-        scores["baselines"] = baselines.compare(*learned, *given)
-    if args.predictions:
-        write_predictions(output_dir / "predictions.csv", reviews, labels, logits, classes)
+    first, *_ = models
+    if now.label_map and not own:
+        pairs = [f"{label}={name}" for label, name in now.label_map.items()]
+        first.matching += f", after --label_map {some(pairs, 10)}"
+    scores = compute(models, run, reviews, training)
+    scores |= card.origin(dataset, reviews.commit, reviews.split, first.matching)
     if args.hub_model_id:
         scores["hub_model_id"] = args.hub_model_id
-    theirs = (output_dir / "README.md").exists() and not (output_dir / "metrics.json").exists()
-    described = None if theirs else run
-    write(output_dir, described, scores)  # before anything is drawn, which may fail
-    if args.plots:
-        from sentiment.report.plots import draw  # matplotlib is optional
-
-        scores["pictures"] = draw(output_dir, scores, logits, labels, read_log(model_folder))
-        write(output_dir, described, scores)
-    truncated = f"{encoded.ids.truncated:,} truncated"
-    scored = f"{dataset}, split {reviews.split}, precision {precision}, {truncated}"
-    print(f"{args.model_name_or_path} on {scored}\n{table(scores)}\nwritten to {output_dir}")
+    about = f"{dataset}, split {reviews.split}, labels {first.matching}"
+    about += f", precision {precision}, {first.encoded.ids.truncated:,} truncated"
+    kept = report(args, run, first, reviews, scores, output_dir, about)
     if args.hub_model_id:
-        print(f"pushed to {publish(args, run, scores, tokenizer, classifier, output_dir)}")
+        publish(args, run, scores, first, output_dir, kept)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -64,6 +65,7 @@ class Run:
     threads: int
     precision: str
     command: list = field(default_factory=command)
+    directory: str = field(default_factory=os.getcwd)  # where train.py ran
     git_commit: str | None = field(default_factory=git_commit)
     versions: dict = field(default_factory=versions)
     platform: str = field(default_factory=platform.platform)
@@ -77,10 +79,10 @@ class Run:
         if content is None:
             return None
         try:
-            content = {"history": []} | content  # none in older versions
+            content = {"history": [], "directory": ""} | content  # none in older versions
             run = cls(**{each.name: content[each.name] for each in fields(cls)})
             run.check_types()
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             raise UserError(f"{folder}: run.json is damaged, or its run unfinished") from None
         return run
 
@@ -113,11 +115,11 @@ class Run:
         get = self.settings.get
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
         expected = {
-            str: [*map(get, names), *self.labels, *self.command],
+            str: [*map(get, names), *self.labels, *self.command, self.directory],
             int: [*map(get, ("seed", "max_train_samples", "max_eval_samples")), self.kept_epoch],
-            str | None: [self.commits["model"], self.commits["dataset"]],
+            str | None: [*map(self.commits.get, ("model", "dataset")), get("dataset_config_name")],
             int | float: [self.seconds],
-            dict: [self.versions],
+            dict: [self.versions, get("label_map", {})],
         }
         for each in (self.reviews["train"], self.reviews["eval"]):
             expected[str] += [each["split"], each["sha256"]]
@@ -126,7 +128,7 @@ class Run:
         typed = all(isinstance(value, kind) for kind in expected for value in expected[kind])
         if not typed or min(expected[int]) < 0:
             raise ValueError
-        Path(get("dataset_name")).resolve()  # ValueError for a null byte
+        Path(self.directory, get("dataset_name")).resolve()  # ValueError for a null byte
 
     def write(self, folder):
         files.write_json(folder / "run.json", asdict(self))

@@ -343,15 +343,15 @@ def test_sampled_reviews_are_found_again_unless_the_file_changed(tmp_path, chang
     settings = {"dataset_name": str(path), "text_column": "text", "label_column": "label"}
     labels = ["negative", "positive"]
     run = argparse.Namespace(reviews={"eval": identity}, settings=settings, labels=labels)
-    assert columns(evaluate.find_again(run, "eval", {})) == columns(test)
+    assert columns(evaluate.find_again(run, "eval", str(path), "train again")) == columns(test)
     other = {"negative": "positive", "positive": "negative"}
     tiny.write(
         path,
         [(text, other[label]) for text, label in rows] if change == "relabel" else change(rows),
     )
     os.utime(path, (2e9, 2e9))
-    with pytest.raises(UserError, match="changed since training"):
-        evaluate.find_again(run, "eval", {})
+    with pytest.raises(UserError, match=r"changed since training \(.*\); train again"):
+        evaluate.find_again(run, "eval", str(path), "train again")
 
 
 @pytest.mark.parametrize("limit", [8, 12, 64])

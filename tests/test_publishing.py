@@ -2,6 +2,7 @@
 push to a Hub.
 """
 
+import codecs
 import csv
 import json
 import sys
@@ -95,7 +96,8 @@ def test_a_baseline_needs_the_training_reviews(tmp_path, trained, distilbert, re
 
 def test_predictions_are_sorted_by_loss(scored, reviews, trained):
     folder = scored(predictions=True)
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+    assert (folder / "predictions.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    with open(folder / "predictions.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     given = tiny.reviews(20, seed=2)
     assert [(row["text"], row["label"]) for row in rows] == [given[int(row["row"])] for row in rows]
@@ -296,12 +298,64 @@ print(json.dumps([answer["label"] for answer in classify({texts!r})]))
 
 
 def test_a_push_is_one_commit_and_keeps_other_files(tmp_path, trained, loopback):
-    loopback.add_repo("model", REPO, {"notes.txt": b"mine", "README.md": b"yesterday"})
+    loopback.add_repo("model", REPO, {"notes.txt": b"mine", "LICENSE": b"MIT"})
     push(trained, tmp_path / "out")
     files = loopback.files("model", REPO)
-    assert files.keys() == PUSHED | {"notes.txt"}
-    assert (files["notes.txt"], b"yesterday" in files["README.md"]) == (b"mine", False)
+    assert files.keys() == PUSHED | {"notes.txt", "LICENSE"}
+    assert (files["notes.txt"], files["LICENSE"]) == (b"mine", b"MIT")
     assert len(loopback.commits("model", REPO)) == 2
+
+
+def test_a_card_takes_the_place_of_a_card_only(tmp_path, trained, loopback, capsys):
+    """Somebody's README.md and licence stay, and changes to ours do, too."""
+
+    def readme():
+        return loopback.files("model", REPO)["README.md"].decode()
+
+    mine = "---\nlicense: mit\n---\n# Mine\n"
+    loopback.add_repo("model", REPO, {"README.md": mine.encode(), "config.json": b"{}"})
+    push(trained, tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert (readme(), shown.count("--overwrite_card")) == (mine, 1)
+    assert "replaced there: config.json\n" in shown
+    push(trained, tmp_path / "out", overwrite_card=True)
+    ours, shown = readme(), capsys.readouterr().out
+    assert ("# Mine" in ours, ModelCard(ours).data.license) == (False, "other")
+    assert "replaced there: README.md, config.json, metrics.json, model.safetensors" in shown
+    relicensed = ours.replace("license: other\nlicense_name: that-of-the-base-model\n", "", 1)
+    relicensed = relicensed.replace("---\n", "---\nlicense: mit\n", 1)
+    assert relicensed != ours
+    for edited, changes in ((relicensed, True), (ours.replace("## Limits", "## Mine"), False)):
+        loopback.commit("model", REPO, {"README.md": edited.encode()}, "edited")
+        push(trained, tmp_path / "out", max_eval_samples=6)
+        assert (readme() != edited, ModelCard(readme()).data.license) == (
+            changes,
+            ModelCard(edited).data.license,
+        )
+
+
+def test_a_licence_in_the_local_card_is_pushed(tmp_path, trained, loopback):
+    push(trained, tmp_path / "out")
+    path = tmp_path / "out" / "README.md"
+    text = path.read_text(encoding="utf-8").replace("license: other", "license: mit", 1)
+    path.write_text(text, encoding="utf-8")
+    argv = tiny.flags(model_name_or_path=trained, output_dir=tmp_path / "out")
+    evaluate.main([*argv, "--hub_model_id", "tester/second"])
+    pushed = loopback.files("model", "tester/second")["README.md"].decode()
+    assert (ModelCard(pushed).data.license, 'model="tester/second"' in pushed) == ("mit", True)
+
+
+def test_another_commit_during_a_push_is_not_overwritten(tmp_path, trained, loopback, monkeypatch):
+    upload = hub.huggingface_hub.create_commit
+
+    def beaten(*given, **options):
+        loopback.commit("model", REPO, {"README.md": b"mine"}, "at the same moment")
+        return upload(*given, **options)
+
+    monkeypatch.setattr(hub.huggingface_hub, "create_commit", beaten)
+    with pytest.raises(SystemExit, match="1"):
+        push(trained, tmp_path / "out")
+    assert loopback.files("model", REPO)["README.md"] == b"mine"
 
 
 def test_private_makes_a_private_repository(tmp_path, trained, loopback):

@@ -115,9 +115,7 @@ def test_held_out_texts_never_appear_in_training(tmp_path, distilbert, capsys):
     tiny.write(path, rows[1:] * 2)
     with pytest.raises(SystemExit, match="2"):
         evaluated(folder, tmp_path / "b", max_eval_samples=0)
-    assert (
-        "changed since training; drop --baseline, or use --split train" in capsys.readouterr().err
-    )
+    assert "changed since training (20, now 19); --split train scores" in capsys.readouterr().err
     assert evaluated(folder, tmp_path / "c", split="train")["reviews"] == 78
 
 

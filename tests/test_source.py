@@ -405,10 +405,11 @@ def test_a_label_map_and_the_model_s_classes_are_found_in_any_case(tmp_path):
     with pytest.raises(argparse.ArgumentTypeError):
         flags.label_map("Pos=a,positive=b")
     classes = ["Neg", "Pos"]
-    assert evaluate.class_ids(["negative", "positive"], [], classes) == {
-        "negative": 0,
-        "positive": 1,
-    }
+    found = {"negative": 0, "positive": 1}
+    assert evaluate.match(["negative", "positive"], [], False, classes) == (
+        "by name in any case",
+        found,
+    )
 
 
 def test_a_label_outside_its_class_label_is_refused(tmp_path):
@@ -595,7 +596,8 @@ def test_columns_of_training_are_those_of_prediction(tmp_path, distilbert):
     assert scores == plain.stdout.splitlines()
     same = tiny.script("predict", *model, "--jsonl", "--text_column", "title,body", text=lines)
     assert same.stdout == done.stdout
-    for line in ('{"text": "superb"}', '{"title": "superb"}', '{"title": null, "body": null}'):
+    assert predict.parse('{"title": null, "body": null}', "title,body")[0] == ""
+    for line in ('{"text": "superb"}', '{"title": "superb"}'):
         with pytest.raises(ValueError, match="no string field title,body"):
             predict.parse(line, "title,body")
 

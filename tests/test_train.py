@@ -350,6 +350,7 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
             "model_sha256",
             "seconds",
             "history",
+            "directory",
         ),
     }
     assert run["commits"] == {"model": None, "dataset": None}
@@ -380,6 +381,7 @@ def test_a_run_leaves_exactly_these_files_with_this_in_them(trained, reviews):
     assert [evaluation["step"] for evaluation in evaluations] == [6, 12, 18, 24]
     metrics = tiny.read(trained, "metrics.json")
     origin = {"dataset": reviews.name, "dataset_commit": None, "split": "test"}
+    origin["label_matching"] = "by name"
     assert metrics == {**evaluations[-1]["eval"], **origin, "command": metrics["command"]}
     assert run["seconds"] == sum(step["seconds"] for step in steps)
     assert metrics["reviews"] == 20

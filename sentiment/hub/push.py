@@ -7,6 +7,7 @@ import time
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, constants, get_session, is_offline_mode
 from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import build_hf_headers
 
 from sentiment.errors import RunError, UserError, first_line
 from sentiment.hub.access import LOG_IN, with_timeout
@@ -49,14 +50,17 @@ def status_of(error):
     return getattr(getattr(error, "response", None), "status_code", 0)
 
 
-def push(folder, repo_id):
-    """Push files as one commit; returns its URL. Retries a lost or busy Hub, then RunError."""
+def push(folder, repo_id, merge):
+    """Push files as one commit; retries a lost or busy Hub, then RunError. Returns (its URL, names
+    of the replaced files, whether README.md was kept).
+
+    merge: called with README.md there, or None, and here; returns the one to push, or None.
+    """
     constants.HF_HUB_OFFLINE = False  # `connect` may have set it since the repository was opened
-    get_session().timeout, title = ANSWER_SECONDS, "Add the model and its scores"
+    get_session().timeout = ANSWER_SECONDS
     for wait in (*WAITS, None):
         try:
-            files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
-            return huggingface_hub.create_commit(repo_id, files, commit_message=title).commit_url
+            return commit(folder, repo_id, merge)
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             # An upload wraps its error in a RuntimeError.
             reason = (type(error) is RuntimeError and error.__cause__) or error
@@ -67,3 +71,19 @@ def push(folder, repo_id):
                 raise RunError(f"not pushed to {repo_id}: {first_line(reason)}; {again}") from error
             print(f"{constants.ENDPOINT}: {first_line(reason)}; retry in {wait} s", file=sys.stderr)
             time.sleep(wait)
+
+
+def commit(folder, repo_id, merge):
+    """One attempt of `push`."""
+    files = {path.name: path for path in sorted(folder.iterdir())}
+    head, card = huggingface_hub.model_info(repo_id), None
+    there = {file.rfilename for file in head.siblings}
+    if "README.md" in there:
+        url = f"{constants.ENDPOINT}/{repo_id}/resolve/{head.sha}/README.md"
+        card = get_session().get(url, headers=build_hf_headers()).raise_for_status().text
+    card = merge(card, files.pop("README.md").read_text(encoding="utf-8"))
+    files |= {"README.md": card.encode()} if card else {}
+    changes = [CommitOperationAdd(name, content) for name, content in files.items()]
+    title, at = "Add the model and its scores", head.sha  # fails after another commit
+    done = huggingface_hub.create_commit(repo_id, changes, commit_message=title, parent_commit=at)
+    return done.commit_url, sorted(there & files.keys()), card is None

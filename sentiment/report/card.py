@@ -1,5 +1,7 @@
 """The model card: card.md.j2, filled in from run.json and metrics.json."""
 
+import hashlib
+import html
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +15,7 @@ from sentiment.run import command
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 EXAMPLES = [{"text": "A gripping, funny film."}, {"text": "Two hours I will never get back."}]
+LICENCE = re.compile(r"^license\w*:.*\n", re.MULTILINE)  # lines of a card's metadata
 APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
 
 
@@ -25,15 +28,15 @@ def public(word):
 
 
 def text(value):
-    """A name that others chose, on one line and without Markdown."""
-    line = str(value).replace("<", "&lt;").replace("\n", " ")
-    return re.sub(r"[\\|[*`]", r"\\\g<0>", line)
+    """A name that others chose, on one line and without Markdown or HTML."""
+    line = html.escape(str(value), quote=False).replace("\n", " ")
+    return re.sub(r"[\\|\[\]*_`~]", r"\\\g<0>", line)
 
 
-def origin(dataset, commit, split):
+def origin(dataset, commit, split, matching="by name"):
     """Where the numbers in metrics.json come from, without private paths."""
     where = {"dataset": public(dataset), "dataset_commit": commit, "split": split}
-    return {**where, "command": list(map(public, command()))}
+    return {**where, "label_matching": matching, "command": list(map(public, command()))}
 
 
 def write_results(folder, run, scores):
@@ -55,10 +58,32 @@ def model_card(run, scores):
         where=where,
         commands=dict.fromkeys(map(shlex.join, commands)),
         public=public,
+        quote=shlex.quote,
         table=table,
         text=text,
     )
-    return f"{card}\n"
+    above = f"{card}\n\n".encode(errors="backslashreplace").decode()  # as files.write_text
+    return above + signature(above)
+
+
+def signature(above):
+    """The last line of a card: it tells whether more than the licence was changed."""
+    digest = hashlib.sha256(LICENCE.sub("", above).encode()).hexdigest()
+    return f"<!-- Generated; SHA-256 {digest} -->\n"
+
+
+def merge(old, new, overwrite=False):
+    """`new` with the licence of `old`, README.md's text; None to keep old if it is not a card as
+    generated. overwrite: take the place of any.
+    """
+    if old is None or overwrite:
+        return new
+    above, *_ = old.rpartition("<!--")
+    if old != above + signature(above):
+        return None
+    start, kept = LICENCE.search(new).start(), "".join(LICENCE.findall(above))
+    without = LICENCE.sub("", new)
+    return without[:start] + kept + without[start:]
 
 
 def metadata(name, run, scores):
@@ -80,5 +105,5 @@ def metadata(name, run, scores):
         metrics=metrics,
         pipeline_tag=task,
         tags=["sentiment-analysis"],
-        widget=EXAMPLES,
+        widget=EXAMPLES if scores["labels"] == ["negative", "positive"] else None,
     )

@@ -21,10 +21,11 @@ def table(metrics):
     predicted = [f"predicted {name}" for name in names]
     confusion = DataFrame(metrics["confusion_matrix"], names, predicted)
     frames = [classes, confusion.rename_axis(columns="true class")]
-    if compared := metrics.get("baselines"):
-        rows = [(row["accuracy"], row["f1"], difference(row)) for row in compared.values()]
-        columns = "accuracy", "f1", "accuracy, model minus baseline"
-        frames.append(DataFrame(rows, compared, columns).rename_axis(columns="baseline"))
+    if others := metrics.get("baselines", {}) | metrics.get("compared_to", {}):
+        figures_of = "accuracy", "f1", "disagreements"
+        rows = [(*map(row.get, figures_of), difference(row)) for row in others.values()]
+        columns = *figures_of, "accuracy, model minus this"
+        frames.append(DataFrame(rows, others, columns).rename_axis(columns="compared with"))
     low, high = metrics["intervals"]["accuracy"]
     apart = 100 * intervals.least_difference((low + high) / 2, n)
     limits = (
@@ -35,8 +36,8 @@ def table(metrics):
     return "\n\n".join(["\n".join(figures), *tables, limits])
 
 
-def difference(baseline):
-    low, high = (100 * limit for limit in baseline["difference_interval"])
+def difference(other):
+    low, high = (100 * limit for limit in other["difference_interval"])
     verdict = "better" if low > 0 else "worse" if high < 0 else "not significant"
-    points = f"{100 * baseline['difference']:+.1f} points"
+    points = f"{100 * other['difference']:+.1f} points"
     return f"{points} (95% CI {low:.1f} to {high:.1f}): {verdict}"

@@ -102,7 +102,7 @@ def open_run(run, accelerator):
 def clear(folder, step):
     """Clear the folder for a new run, or truncate the log to a resumed `step`."""
     if not step:
-        for name in (checkpoint.FOLDER, "trackers", *RECORDS[1:], *MODEL, *PICTURES):
+        for name in (checkpoint.FOLDER, "trackers", "evaluations", *RECORDS[1:], *MODEL, *PICTURES):
             files.remove(folder / name)
         return
     # The evaluation after this step is made again.
