@@ -81,10 +81,10 @@ def check(args):
     words = "for these words themselves, use standard input"
     for text in args.text:
         if is_file(text):
-            way = f"predict.py --input_file {shlex.quote(text)} labels its texts"
+            way = f"python predict.py --input_file {shlex.quote(text)} labels its texts"
             raise UserError(f"{text} is a file: {way}; {words}")
         if text and is_file(os.path.join(text, "config.json")):
-            way = f"predict.py --model_name_or_path {shlex.quote(text)} TEXT uses it"
+            way = f"python predict.py --model_name_or_path {shlex.quote(text)} TEXT uses it"
             raise UserError(f"{text} is a model: {way}; {words}")
         if re.fullmatch(access.FILE, text) and len(text.split()) == 1:
             raise UserError(f"{text}: no such file; {words}")
