@@ -8,7 +8,7 @@ import zlib
 
 from sentiment.errors import UserError
 
-BLOCK, LONGEST = 2**16, 2**22  # most bytes of a read, and characters of a line; the rest is dropped
+BLOCK, LONGEST = 2**18, 2**22  # most bytes of a read, and characters of a line; the rest is dropped
 LINES, WAITING = 256, 4  # most lines in a list, and lists read ahead
 BINARY = {  # how such files begin
     b"\x1f\x8b": "gzip",
@@ -46,7 +46,7 @@ def decoded(source, where, errors):
         decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")(errors)
         kind = next((kind for start, kind in BINARY.items() if block.startswith(start)), None)
         text = decoder.decode(block)
-        if kind or "\0" in text:
+        if kind or "\0" in text[:1000]:
             way = "--input_file FILE reads .gz, .parquet and .json"
             raise UserError(f"{where} looks like {kind or 'binary data'}, not text; {way}")
         while block:
