@@ -88,8 +88,10 @@ def find_data(run):
 
 
 def resolve_data(args, run):
-    """(data.DEFAULTS and dataset_name of what to score; the flags of these that differ from
-    training, or None for other data than the model was trained on). Raises UserError.
+    """Decide which data to score. Returns (settings, differ). Raises UserError.
+
+    settings: data.DEFAULTS and dataset_name; differ: names of those that are not as in training,
+    or None if the model was trained on another data set.
     """
     settings, dataset = run.settings if run else {}, args.dataset_name
     if not dataset:

@@ -374,7 +374,7 @@ def summary(counts, longest):
     if counts["empty"]:
         notes += [f"{counts['empty']:,} empty and not labelled"]
     if counts["replaced"]:
-        notes += [f"{counts['replaced']:,} with U+FFFD in place of what is not UTF-8"]
+        notes += [f"{counts['replaced']:,} with invalid UTF-8, replaced by U+FFFD"]
     texts = "1 text" if counts["texts"] == 1 else f"{counts['texts']:,} texts"
     return f"{texts}: {', '.join(notes)}" if notes else ""
 
@@ -398,7 +398,7 @@ def main(argv=None):
     if not (args.text or args.input_file) and sys.stdin is None:
         raise UserError("no TEXT given, and standard input is closed")
     tokenizer, classifier, precision = load(args)
-    gc.freeze()  # the garbage collector visits the libraries' objects no more: 15% faster
+    gc.freeze()  # the garbage collector need not visit the libraries' objects again
     classes = names_of(classifier)
 
     typed = not (args.text or args.input_file) and sys.stdin.isatty()

@@ -40,6 +40,7 @@ def pytest_configure(config):
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        # It tests CUDA kernels, which a CPU cannot run.
         pytest.skip("needs a GPU; other runs than `python -m pytest -m gpu` hide it")
 
 

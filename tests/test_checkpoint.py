@@ -528,9 +528,11 @@ def can_mount(folder):
 @pytest.mark.parametrize(
     ("trials", "count"), [("kills damage", 3), ("signals", 2), ("restarts", 1), ("disk", 2)]
 )
+# macOS may crash in a fork after torch has started threads, and Windows has no fork.
 @pytest.mark.skipif(sys.platform != "linux", reason="the trials fork after importing torch")
 def test_a_short_run_of_each_trial(tmp_path, trials, count):
     if trials == "disk" and not can_mount(tmp_path):
+        # Only a real full disk gives ENOSPC at an unknown byte.
         pytest.skip("mounts a small disk to fill it, which needs root")
     done = tiny.process(
         sys.executable, tiny.ROOT / "benchmarks" / "trials.py", *trials.split(), "--count", count

@@ -128,6 +128,7 @@ num_processes: 2
         ([*LAUNCH, "--config_file", "multi.yaml", "--main_process_port", 0], 2),
     ],
 )
+# The launchers then count GPUs, and tests/test_gpu.py has that case.
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with GPUs, other numbers start")
 def test_a_launcher_starts_as_many_processes_as_it_was_asked_for(
     tmp_path, distilbert, reviews, launcher, count

@@ -43,6 +43,7 @@ def afterwards():
 
 def needs(precision):
     if precision not in device.precisions():
+        # The refusal has a test of its own, which runs anywhere.
         pytest.skip(f"{device.describe()} has no {precision} hardware; train.py refuses it there")
 
 
@@ -427,6 +428,7 @@ def test_train_evaluate_and_predict_agree_on_the_sample(tmp_path, precision):
 
 
 @pytest.mark.slow
+# One process per visible GPU is then no mistake, so nothing is refused.
 @pytest.mark.skipif(
     bool(os.environ.get("CUDA_VISIBLE_DEVICES")),
     reason="CUDA_VISIBLE_DEVICES is set: train.py then assumes that each process has its own GPU",
@@ -444,6 +446,7 @@ def test_more_processes_than_gpus_are_refused_in_one_line(tmp_path, calm, long_r
 @pytest.mark.slow
 def test_two_gpus_give_the_losses_of_one(tmp_path, calm, long_reviews):
     if torch.cuda.device_count() < 2:
+        # tests/test_distributed.py compares processes on a CPU.
         pytest.skip("compares one GPU with two; there is only one here")
     tiny.train(calm, long_reviews, tmp_path / "one", **SETTINGS)
     given = {"model_name_or_path": calm, "dataset_name": long_reviews, **SETTINGS}

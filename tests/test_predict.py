@@ -204,7 +204,7 @@ def labelled(trained, texts, monkeypatch, capsys):
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_csv_keeps_its_rows_and_gets_two_columns(mark, trained, monkeypatch, capsys):
-    """Parsed by pandas, which reads them for training, too."""
+    """pandas, which also reads training data, is the oracle."""
     texts = ["superb, witty; film\t🙂", 'a "dull"\n\nboring\r\nfilm', "", "=1+1", "007 NA"]
     table = io.StringIO(newline="")
     rows = [[f" {i:03} ", text, "?", "1,5"] for i, text in enumerate(texts)]

@@ -307,7 +307,7 @@ def test_a_push_is_one_commit_and_keeps_other_files(tmp_path, trained, loopback)
 
 
 def test_a_card_takes_the_place_of_a_card_only(tmp_path, trained, loopback, capsys):
-    """Somebody's README.md and licence stay, and changes to ours do, too."""
+    """A push keeps a README.md that a user wrote or edited, and any licence."""
 
     def readme():
         return loopback.files("model", REPO)["README.md"].decode()

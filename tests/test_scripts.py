@@ -341,6 +341,7 @@ def test_training_and_scoring_go_on_when_nobody_reads_the_output(tmp_path, disti
     assert tiny.read(tmp_path / "scored", "metrics.json")["reviews"] == 20
 
 
+# `>&-` is POSIX; cmd.exe has nothing like it.
 @pytest.mark.skipif(os.name == "nt", reason="its shell cannot close a stream")
 def test_closed_streams_are_no_error(tmp_path, distilbert, reviews):
     given = {"model_name_or_path": distilbert, "dataset_name": reviews, "num_train_epochs": 1}
@@ -352,6 +353,7 @@ def test_closed_streams_are_no_error(tmp_path, distilbert, reviews):
         assert tiny.read(tmp_path / name, "status.json")["status"] == "finished"
 
 
+# The only file that is full for everyone, without root.
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_a_full_disk_behind_the_output_is_an_error_of_one_line(trained, tmp_path):
     argv = tiny.flags(model_name_or_path=trained, output_dir=tmp_path)

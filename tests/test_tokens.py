@@ -175,6 +175,7 @@ def test_the_others_wait_for_the_one_that_tokenizes(cache, tokenizer, monkeypatc
     assert [lists(each) for each in found] == 4 * [lists(tokens.encode(tokenizer, TEXTS))]
 
 
+# Elsewhere no file tells whether another is mapped.
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's maps in /proc")
 def test_the_file_is_mapped_not_read(cache, tokenizer):
     encoded = tokens.encode_once(tokenizer, Texts(TEXTS), ())

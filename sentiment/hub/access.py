@@ -41,8 +41,7 @@ def connect(*names):
 def hub_answers():
     try:
         return get_session().head(constants.ENDPOINT).status_code < 500
-    # Whatever fails means offline. DNS, TLS, proxies and a bad HF_ENDPOINT share no error type.
-    except Exception:
+    except Exception:  # DNS, TLS, proxies, a bad HF_ENDPOINT: no common type; all mean offline
         return False
 
 
