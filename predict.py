@@ -18,9 +18,9 @@ import os
 import re
 import shlex
 import sys
-from collections import Counter, deque
+from collections import Counter
 from contextlib import contextmanager, suppress
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 
 from tqdm import tqdm
@@ -208,42 +208,45 @@ def finite(text):
 
 
 def read_csv(lines, column, where):
-    """(records, separator, header of the answers). fields: the row, a list of strings.
+    """(records, separator, header of the answers). fields: the row as it is written there.
 
     lines: decoded with errors="strict", since rows are written again. Waits for the header.
     """
     csv.field_size_limit(stream.LONGEST)
-    left = deque()  # lines that have arrived and are not read
+    arrived = 0  # lines
 
     def arriving():
-        try:
-            for chunk in lines:
-                if max(map(len, chunk)) == stream.LONGEST:
-                    raise UserError(f"{where}: a line has {stream.LONGEST:,} characters or more")
-                left.extend(f"{line}\n" for line in chunk)
-                while left:
-                    yield left.popleft()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: not UTF-8; save it as UTF-8") from error
+        nonlocal arrived
+        for chunk in whole(lines, where):
+            arrived += len(chunk)
+            yield chunk
 
-    source = arriving()
+    source = chain.from_iterable(arriving())
     first = next(source, "")
     separator, _ = split(first)
-    reader = csv.reader(chain([first], source), delimiter=separator, strict=True)
+    source, again = tee(chain([first], source))
+    reader = csv.reader(source, delimiter=separator, strict=True)
     with one_line(reader, where):
         header = next(reader)
-    places = [header.index(name) for name in find_columns(column, header, where)]
+    place, *others = [header.index(name) for name in find_columns(column, header, where)]
 
     def records():
-        found = []
+        found, width, end = [], len(header), reader.line_num
+        for _ in range(end):
+            next(again)
         try:
             with one_line(reader, where):
                 for row in reader:
-                    if len(row) == len(header):
-                        found.append((columns.join([row[i] for i in places]), row))
+                    start, end = end, reader.line_num
+                    written = "".join(islice(again, end - start)).rstrip("\r\n")
+                    if len(row) == width:
+                        text = row[place]
+                        if others:
+                            text = columns.join([text, *(row[i] for i in others)])
+                        found.append((text, written))
                     elif row:  # [] is a blank line
-                        raise csv.Error(f"{len(row)} fields, but {len(header)} in the header")
-                    if not left or len(found) == stream.LINES:
+                        raise csv.Error(f"{len(row)} fields, but {width} in the header")
+                    if end == arrived:
                         yield found
                         found = []
         except UserError:
@@ -251,6 +254,17 @@ def read_csv(lines, column, where):
             raise
 
     return records(), separator, answered(header)
+
+
+def whole(lines, where):
+    """Lists of lines with "\\n". UserError for a truncated line, and for other text than UTF-8."""
+    try:
+        for chunk in lines:
+            if max(map(len, chunk)) == stream.LONGEST:
+                raise UserError(f"{where}: a line has {stream.LONGEST:,} characters or more")
+            yield [f"{line}\n" for line in chunk]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8; save it as UTF-8") from error
 
 
 @contextmanager
@@ -292,7 +306,7 @@ def read_table(path, column):
     parts = [data.values(data.as_texts(table[name], f"{where}, column {name}")) for name in names]
     texts = map(columns.join, zip(*parts, strict=True))
     try:
-        while chunk := list(islice(texts, stream.LINES)):
+        while chunk := list(islice(texts, stream.SIZE)):
             yield [(text, {}) for text in chunk]
     except ValueError as error:  # strings that are not UTF-8
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
@@ -320,15 +334,15 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
     """One line of output. probabilities: one float per class; empty for an empty text, which gets
     an empty label and score 0.
 
-    output_format: "tsv", "jsonl", or "fields" for the object `fields` with label and score added.
-    If `fields` is a row of CSV, returns the row with label and score.
+    output_format: "tsv", "jsonl", "fields" for the object `fields` with label and score added, or
+    the separator for a row of CSV with both added.
     """
     score = max(probabilities, default=0.0)
     label = classes[probabilities.index(score)] if probabilities else ""
     if probabilities and score < threshold:
         label = UNSURE
-    if isinstance(fields, list):
-        return [*fields, label, f"{score:.4f}"]
+    if output_format in columns.SEPARATORS:
+        return f"{fields}{output_format}{label}{output_format}{score:.4f}"
     if output_format == "tsv":
         return f"{label}\t{score:.4f}"
     record = {**(fields or {}), "label": label, "score": score}
@@ -337,22 +351,21 @@ def answer(probabilities, classes, output_format, threshold=0.0, fields=None):
     return json.dumps(record, ensure_ascii=False)
 
 
-def in_csv(rows, separator, quoting=csv.QUOTE_MINIMAL):
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="\n", quoting=quoting).writerows(rows)
-    # Python 3.11 does not quote a lone carriage return.
-    again = "\r" in text.getvalue() and quoting == csv.QUOTE_MINIMAL
-    return in_csv(rows, separator, csv.QUOTE_ALL) if again else text.getvalue()
+def in_csv(fields, separator):
+    file = io.StringIO()
+    # Python 3.11 does not quote a lone carriage return by itself.
+    quoting = csv.QUOTE_ALL if "\r" in "".join(fields) else csv.QUOTE_MINIMAL
+    csv.writer(file, delimiter=separator, lineterminator="", quoting=quoting).writerow(fields)
+    return file.getvalue()
 
 
-def write(answers, separator=None):
-    """Write lines, or with a separator rows of CSV, and flush.
+def write(answers):
+    """Write lines and flush.
 
     A closed pipe, as after `| head`, exits with 141, like other filters.
     """
-    text = in_csv(answers, separator) if separator else "".join(f"{line}\n" for line in answers)
     try:
-        sys.stdout.write(text)
+        sys.stdout.write("".join(f"{line}\n" for line in answers))
         sys.stdout.flush()
     except OSError as error:
         # Python would try to flush the buffer again on exit.
@@ -413,15 +426,16 @@ def main(argv=None):
         column = args.text_column or text_column(classifier)
         given, separator, header = read(args, column)
         if header:
-            write([header], separator)
-        for chunk in stream.ahead(encode(given, tokenizer, counts)):
+            write([in_csv(header, separator)])
+            classes = [in_csv([name], separator) for name in classes]
+        for chunk in stream.ahead(encode(stream.pieces(given), tokenizer, counts)):
             reviews = [ids for ids, _ in chunk if ids is not None]
             logits = inference.logits(classifier, reviews, precision, bar.update)
             results = iter(logits.double().softmax(dim=1).tolist())
             rows = [([] if ids is None else next(results), fields) for ids, fields in chunk]
-            shape = classes, args.output_format, args.threshold
+            shape = classes, separator or args.output_format, args.threshold
             answers = [answer(probabilities, *shape, fields) for probabilities, fields in rows]
-            write(answers, separator)
+            write(answers)
             if typed:
                 prompt()
     except KeyboardInterrupt:

@@ -2,14 +2,13 @@
 
 import codecs
 import gzip
-import queue
 import threading
 import zlib
 
 from sentiment.errors import UserError
 
 BLOCK, LONGEST = 2**18, 2**22  # most bytes of a read, and characters of a line; the rest is dropped
-LINES, WAITING = 256, 4  # most lines in a list, and lists read ahead
+SIZE, WAITING = 256, 1024  # most texts in a list, and read ahead
 BINARY = {  # how such files begin
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip or Excel",
@@ -29,7 +28,7 @@ def lines(source, where, errors="replace"):
         *ended, rest = block.split("\n")
         if ended:
             ended[0] = (line + ended[0])[:LONGEST]
-            yield from (ended[start : start + LINES] for start in range(0, len(ended), LINES))
+            yield ended
             line = ""
         line += rest[: LONGEST - len(line)]
     if line:
@@ -57,27 +56,37 @@ def decoded(source, where, errors):
         raise UserError(f"{where}: damaged: {error}") from error
 
 
+def pieces(lists):
+    """Lists of at most SIZE items, as soon as one of `lists` arrives."""
+    return (items[i : i + SIZE] for items in lists for i in range(0, len(items), SIZE))
+
+
 def ahead(lists):
     """Read `lists` in a thread; yield all that has arrived, as one list. Raises its errors."""
-    waiting, errors = queue.Queue(WAITING), []
+    waiting, ended, changed = [], [], threading.Condition()
 
     def fill():
+        error = None
         try:
             for items in lists:
-                waiting.put(items)
-        except BaseException as error:
-            errors.append(error)
-        waiting.put(None)
+                with changed:
+                    changed.wait_for(lambda: len(waiting) < WAITING)
+                    waiting.extend(items)
+                    changed.notify()
+        except BaseException as caught:
+            error = caught
+        with changed:
+            ended.append(error)
+            changed.notify()
 
     threading.Thread(target=fill, daemon=True).start()  # it may wait for input for ever
-    taken = []
-    while None not in taken:
-        try:
-            taken = [waiting.get(timeout=1)]  # Windows notices Ctrl-C only between two waits
-        except queue.Empty:
-            continue
-        taken += [waiting.get() for _ in range(waiting.qsize())]
-        if items := [item for some in filter(None, taken) for item in some]:
+    while waiting or not ended:
+        with changed:
+            # Windows notices Ctrl-C only between two waits.
+            changed.wait_for(lambda: waiting or ended, timeout=1)
+            items, waiting[:] = waiting[:], []
+            changed.notify()
+        if items:
             yield items
-    if errors:
-        raise errors[0]
+    if ended[0]:
+        raise ended[0]
