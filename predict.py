@@ -19,8 +19,8 @@ import re
 import shlex
 import sys
 from collections import Counter
-from contextlib import contextmanager, suppress
-from itertools import chain, islice, tee
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,6 +36,7 @@ from sentiment.runtime.flags import Parser, number
 
 UNSURE = "unsure"
 ADDED = ("label", "score")  # to each row of CSV
+UNFINISHED = "unexpected end of data"  # csv's error inside a quoted field
 
 
 def parse_args(argv):
@@ -208,55 +209,19 @@ def finite(text):
 
 
 def read_csv(lines, column, where):
-    """(records, separator, header of the answers). fields: the row as it is written there.
+    """(records, separator, header of the answers). fields: the row as it was written.
 
     lines: decoded with errors="strict", since rows are written again. Waits for the header.
     """
     csv.field_size_limit(stream.LONGEST)
-    arrived = 0  # lines
-
-    def arriving():
-        nonlocal arrived
-        for chunk in whole(lines, where):
-            arrived += len(chunk)
-            yield chunk
-
-    source = chain.from_iterable(arriving())
-    first = next(source, "")
-    separator, _ = split(first)
-    source, again = tee(chain([first], source))
-    reader = csv.reader(source, delimiter=separator, strict=True)
-    with one_line(reader, where):
-        header = next(reader)
-    place, *others = [header.index(name) for name in find_columns(column, header, where)]
-
-    def records():
-        found, width, end = [], len(header), reader.line_num
-        for _ in range(end):
-            next(again)
-        try:
-            with one_line(reader, where):
-                for row in reader:
-                    start, end = end, reader.line_num
-                    written = "".join(islice(again, end - start)).rstrip("\r\n")
-                    if len(row) == width:
-                        text = row[place]
-                        if others:
-                            text = columns.join([text, *(row[i] for i in others)])
-                        found.append((text, written))
-                    elif row:  # [] is a blank line
-                        raise csv.Error(f"{len(row)} fields, but {width} in the header")
-                    if end == arrived:
-                        yield found
-                        found = []
-        except UserError:
-            yield found
-            raise
-
-    return records(), separator, answered(header)
+    chunks = with_ends(lines, where)
+    first = next(chunks, ["\n"])
+    separator, _ = split(first[0])
+    records = read_rows(chain([first], chunks), separator, column, where)
+    return records, separator, answered(next(records))
 
 
-def whole(lines, where):
+def with_ends(lines, where):
     """Lists of lines with "\\n". UserError for a truncated line, and for other text than UTF-8."""
     try:
         for chunk in lines:
@@ -267,14 +232,39 @@ def whole(lines, where):
         raise UserError(f"{where}: not UTF-8; save it as UTF-8") from error
 
 
-@contextmanager
-def one_line(reader, where):
-    """Turn a csv.Error in the block into a UserError."""
-    try:
-        yield
-    except csv.Error as error:
+def read_rows(chunks, separator, column, where):
+    """The header, then lists of (text, row as it was written), as soon as whole rows have arrived.
+
+    Blank lines are left out. Raises UserError after the rows before an invalid one.
+    """
+    header, lines, read, error = None, [], 0, None
+    for chunk in chunks:
+        lines += chunk
+        reader, rows, end = csv.reader(lines, delimiter=separator, strict=True), [], 0
+        try:
+            for row in reader:
+                if header is None:
+                    header = row
+                    place, *more = [row.index(name) for name in find_columns(column, row, where)]
+                    yield header
+                elif len(row) == len(header):
+                    text = columns.join([row[i] for i in (place, *more)]) if more else row[place]
+                    written = "".join(lines[end : reader.line_num]).rstrip("\r\n")
+                    rows.append((text, written))
+                elif row:  # [] is a blank line
+                    raise csv.Error(f"{len(row)} fields, but {len(header)} in the header")
+                end = reader.line_num
+            error = None
+        except csv.Error as caught:
+            error, line = caught, read + reader.line_num
+        if rows:
+            yield rows
+        if error and str(error) != UNFINISHED:
+            break
+        read, lines = read + end, lines[end:]  # those of an unfinished row are read again
+    if error:
         way = "quote a text that holds a separator, quote or line break, and double its quotes"
-        raise UserError(f"line {reader.line_num} of {where}: {error} ({way})") from error
+        raise UserError(f"line {line} of {where}: {error} ({way})") from error
 
 
 def find_columns(column, there, where):
@@ -355,8 +345,8 @@ def in_csv(fields, separator):
     file = io.StringIO()
     # Python 3.11 does not quote a lone carriage return by itself.
     quoting = csv.QUOTE_ALL if "\r" in "".join(fields) else csv.QUOTE_MINIMAL
-    csv.writer(file, delimiter=separator, lineterminator="", quoting=quoting).writerow(fields)
-    return file.getvalue()
+    csv.writer(file, delimiter=separator, lineterminator="\n", quoting=quoting).writerow(fields)
+    return file.getvalue().removesuffix("\n")
 
 
 def write(answers):
@@ -427,7 +417,7 @@ def main(argv=None):
         given, separator, header = read(args, column)
         if header:
             write([in_csv(header, separator)])
-            classes = [in_csv([name], separator) for name in classes]
+            classes = [in_csv([name], separator) for name in classes]  # quoted where needed
         for chunk in stream.ahead(encode(stream.pieces(given), tokenizer, counts)):
             reviews = [ids for ids, _ in chunk if ids is not None]
             logits = inference.logits(classifier, reviews, precision, bar.update)

@@ -225,10 +225,10 @@ def test_csv_keeps_its_rows_and_gets_two_columns(mark, trained, monkeypatch, cap
 
 def test_rows_of_csv_are_written_as_they_were(trained, monkeypatch, capsys):
     rows = ['"1", a ', '2,"""b""\n\r\nc"', '"",""', "3,"]
-    content = "\r\n\n".join(["text,id", *rows]).encode()
+    content = "\r\n\n".join(['text,"i\nd"', *rows]).encode()
     shown = answers(trained, content, "--csv", monkeypatch=monkeypatch, capsys=capsys)
     whole = re.sub(r",(positive|negative)?,[01]\.[0-9]{4}\n", "\n", shown.out)
-    assert whole == "\n".join(["text,id,label,score", *rows, ""])
+    assert whole == "\n".join(['text,"i\nd",label,score', *rows, ""])
 
 
 def test_a_lone_carriage_return_stays_in_its_field(trained, monkeypatch, capsys):
@@ -262,7 +262,8 @@ def test_answers_in_csv_can_be_answered_again():
 
 
 def test_rows_of_csv_are_read_as_soon_as_they_have_arrived():
-    pieces = [b"text,id\n", b"one,1\n", b'two,2\n"three', b"\nlines", b'",3\n\n', b"four,4"]
+    """Those before an unfinished one too."""
+    pieces = [b"text,id\n", b"one,1\n", b'two,2\n"thr\nee', b"\nlines", b'",3\n\n', b"four,4"]
     made = []
 
     class Source(Trickle):
@@ -274,9 +275,9 @@ def test_rows_of_csv_are_read_as_soon_as_they_have_arrived():
     rows, separator, header = predict.read_csv(lines, "text", "here")
     assert (separator, header, len(made)) == (",", ["text", "id", "label", "score"], 1)
     assert (next(rows), len(made)) == ([("one", "one,1")], 2)
-    found = [row for some in rows for row in some]
-    written = [("two", "two,2"), ("three\nlines", '"three\nlines",3'), ("four", "four,4")]
-    assert found == written
+    assert (next(rows), len(made)) == ([("two", "two,2")], 3)
+    assert (next(rows), len(made)) == ([("thr\nee\nlines", '"thr\nee\nlines",3')], 5)
+    assert list(rows) == [[("four", "four,4")]]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def ahead(lists):
             changed.notify()
 
     threading.Thread(target=fill, daemon=True).start()  # it may wait for input for ever
-    while waiting or not ended:
+    while not ended or waiting:
         with changed:
             # Windows notices Ctrl-C only between two waits.
             changed.wait_for(lambda: waiting or ended, timeout=1)
