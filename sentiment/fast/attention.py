@@ -23,11 +23,11 @@ def attend(module, query, key, value, mask, layout=None, context=None, **options
         return AttentionInterface()["sdpa"](module, query, key, value, mask, **options)
     scaling, dropout = options["scaling"], options["dropout"]
     # [T, heads, D], without a copy
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     if context is not None:
         distilbert = hasattr(module, "k_lin")
         linear = (module.k_lin, module.v_lin) if distilbert else (module.key, module.value)
-        key, value = (layer(context)[0].unflatten(1, query.shape[1:]) for layer in linear)
+        key, value = (layer(context.squeeze(0)).unflatten(1, query.shape[1:]) for layer in linear)
     if layout.groups is not None:
         attended = by_review(query * scaling, key, value, layout.groups, dropout)
     else:
