@@ -15,9 +15,11 @@ from functools import partial
 import torch
 
 from sentiment import batches, checkpoint, data, distributed, inference, metrics, model, tokens
-from sentiment.errors import RunError, Stopped
+from sentiment.errors import Stopped
 from sentiment.fast import packing
+from sentiment.fast.gradients import Gradients
 from sentiment.fast.graphs import Graphs
+from sentiment.fast.readback import Readback
 from sentiment.hub import access, source, trial
 from sentiment.report import card
 from sentiment.run import Run
@@ -109,6 +111,7 @@ def train(run, step, accelerator, classifier, sets, log, stop):
     settings, parameters = Namespace(**run.settings), list(classifier.parameters())
     score = partial(evaluate, run, accelerator, classifier, sets, log, stop)
     optimizer = accelerator.prepare(make_optimizer(parameters, settings.weight_decay))
+    gradients, readback = Gradients(accelerator, parameters), Readback(accelerator, log)
     state = accelerator, classifier, optimizer
     compute = Graphs(partial(backward, accelerator, classifier, settings.label_smoothing_factor))
     train_set = sets["train"]
@@ -133,20 +136,19 @@ def train(run, step, accelerator, classifier, sets, log, stop):
             # Each rank's sum, then one all-reduce: the exact mean over the global batch.
             weights = of_class / of_class[train_set.labels[batch]].sum()
             seed = batches.dropout_seed(settings.seed, step, accelerator.process_index)
-            given = accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
-            loss, max_tokens = accumulate_gradients(*given)
-            scalars = distributed.all_reduce_gradients(accelerator, parameters, loss, stop)
-            norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+            given = gradients, classifier, compute, train_set, batch, weights, seed, max_tokens
+            max_tokens = accumulate_gradients(*given)
+            figures = gradients.reduce(stop, settings.max_grad_norm)
+            optimizer.optimizer.found_inf = (~figures.sum().isfinite()).float()  # AdamW skips these
             optimizer.step()
-            loss, stopping, norm = torch.stack([*scalars, norm]).tolist()  # waits for a GPU
-            check_finite(loss, norm, accelerator.scaler, step, train_set.rows[batch])
 
-            entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": lr}
+            entry = {"step": step, "epoch": epoch, "loss": None, "learning_rate": lr}
             entry["tokens"] = int(train_set.ids.lengths[batch].sum())
-            log.step({**entry, "seconds": time.perf_counter() - started})
-            if stopping:
+            readback.send(figures, entry, started, train_set.rows[batch])
+            saves = step % settings.checkpointing_steps == 0
+            if readback.read(everything=saves or step % run.steps_per_epoch == 0):
                 raise Stopped(stop)
-            if step % settings.checkpointing_steps == 0:
+            if saves:
                 checkpoint.save(run, step, max_tokens, *state)
     except Stopped:  # after a step, or in an evaluation: `step` is complete either way
         checkpoint.save(run, step, max_tokens, *state)
@@ -183,28 +185,27 @@ def evaluate(run, accelerator, classifier, sets, log, stop, part, max_tokens, **
 
 
 def accumulate_gradients(
-    accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
+    gradients, classifier, compute, train_set, batch, weights, seed, max_tokens
 ):
-    """Compute this rank's share of the gradients. Returns (its part of the loss, token budget).
+    """Compute this rank's share of the gradients and the loss. Returns the token budget.
 
     weights: [C], of each class; those of the batch's reviews sum to 1.
     """
-    rank, lengths = accelerator.process_index, train_set.ids.lengths
-    mine = batches.share(batch, lengths, rank, accelerator.num_processes)
-    weights = weights.to(accelerator.device)
-    classifier.train()
+    accelerator, lengths = gradients.accelerator, train_set.ids.lengths
+    mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
+    weights = packing.send(weights, accelerator.device)
+    if not classifier.training:
+        classifier.train()
     while True:
-        # CUDA graphs write to fixed addresses; a CPU makes new gradients faster.
-        classifier.zero_grad(set_to_none=accelerator.device.type == "cpu")
+        gradients.all.zero_()
         torch.manual_seed(seed)
-        loss = torch.zeros((), device=accelerator.device)
         if accelerator.scaler:  # set up by scale(), which an empty share never calls
-            accelerator.scaler.scale(loss)
+            accelerator.scaler.scale(gradients.sums)
         try:
             given = train_set.ids, mine, max_tokens, train_set.labels
             for _, inputs, targets in inference.passes(classifier, *given):
-                loss += compute(inputs, targets, weights)
-            return loss, max_tokens
+                gradients.sums[0].add_(compute(inputs, targets, weights))
+            return max_tokens
         except RuntimeError as error:  # out of memory, for example: retry the step
             compute.clear()
             max_tokens = inference.recover(error, max_tokens, max(lengths[i] for i in mine))
@@ -221,15 +222,6 @@ def backward(accelerator, classifier, smoothing, inputs, targets, weights):
     )
     accelerator.backward(loss)
     return loss.detach()
-
-
-def check_finite(loss, norm, scaler, step, rows):
-    """Raise RunError, with the rows of the batch, if the loss or a gradient is not finite."""
-    # fp16 overflow is no failure: the scaler skips the step and lowers its scale.
-    if not math.isfinite(loss) or not (scaler or math.isfinite(norm)):
-        problem = f"step {step}: loss {loss}, gradient norm {norm}"
-        rows = ", ".join(map(str, rows))
-        raise RunError(f"{problem}, on rows {rows}; try a lower --learning_rate")
 
 
 def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin):

@@ -35,8 +35,9 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import train
-from sentiment import batches, data, distributed, inference, metrics, model, tokens
+from sentiment import batches, data, inference, metrics, model, tokens
 from sentiment.fast import packing
+from sentiment.fast.gradients import Gradients
 from sentiment.fast.graphs import Graphs
 from sentiment.runtime import device, launch
 
@@ -151,7 +152,7 @@ def train_variant(args, tricks):
     if "average" in tricks:
         first = round(last_step * (1 - tricks["average"])) + 1
         means = average_weights(optimizer, parameters, first)
-    optimizer = accelerator.prepare(optimizer)
+    optimizer, gradients = accelerator.prepare(optimizer), Gradients(accelerator, parameters)
     smoothing = args.label_smoothing_factor
     compute = Graphs(partial(train.backward, accelerator, classifier, smoothing))
     seen, started, max_tokens = 0, time.perf_counter(), inference.token_budget(classifier)
@@ -167,10 +168,9 @@ def train_variant(args, tricks):
             group["lr"] = lr
         weights = torch.ones(len(labels)) / len(batch)
         seed = batches.dropout_seed(args.seed, step, 0)
-        given = accelerator, classifier, compute, train_set, batch, weights, seed, max_tokens
-        loss, max_tokens = train.accumulate_gradients(*given)
-        distributed.all_reduce_gradients(accelerator, parameters, loss, ())
-        accelerator.clip_grad_norm_(parameters, args.max_grad_norm or math.inf)
+        given = gradients, classifier, compute, train_set, batch, weights, seed, max_tokens
+        max_tokens = train.accumulate_gradients(*given)
+        gradients.reduce((), args.max_grad_norm)
         optimizer.step()
         seen += int(train_set.ids.lengths[batch].sum())
     seconds = time.perf_counter() - started

@@ -48,17 +48,8 @@ def broadcast(accelerator, number):  # 0 on the others
     return int(all_reduce(accelerator, torch.tensor(number, device=accelerator.device)))
 
 
-def all_reduce_gradients(accelerator, parameters, loss, stop):
-    """Sum gradients (in place) and loss over the ranks. Returns a tensor: loss, stopping ranks."""
-    for parameter in parameters:  # a rank without reviews adds zeros
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    scalars = torch.stack([loss, torch.full_like(loss, bool(stop))])
-    if accelerator.num_processes == 1:
-        return scalars
-    tensors = [*(parameter.grad for parameter in parameters), scalars]
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    sums = all_reduce(accelerator, flat).split([tensor.numel() for tensor in tensors])
-    for tensor, total in zip(tensors, sums, strict=True):
-        tensor.copy_(total.view_as(tensor))
-    return scalars
+@peer_lost()
+def all_reduce_in_place(accelerator, tensor):
+    """As `all_reduce`, without a copy."""
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(tensor)

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import train as script
-from sentiment import batches, checkpoint, distributed, errors, files, inference
+from sentiment import batches, checkpoint, errors, files, inference
+from sentiment.fast import readback
+from sentiment.fast.gradients import Gradients
 from sentiment.report import card
 from sentiment.run import Run
 from sentiment.runtime import folder as run_folder
@@ -138,23 +141,23 @@ def test_fp16_resumes_and_a_skipped_step_is_no_failure(tmp_path, distilbert, rev
     about here.
     """
     start, dropout_seed, now = launch.start, batches.dropout_seed, []
-    all_reduce = distributed.all_reduce_gradients
+    reduce = Gradients.reduce
 
     def scaled(*args, **options):
         accelerator = start(*args, **options)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
         return accelerator
 
-    def overflowing(accelerator, parameters, *args):
+    def overflowing(gradients, *args):
         if now[-1] in (2, 6, 10):
-            parameters[0].grad[0, 0] = math.inf
-        return all_reduce(accelerator, parameters, *args)
+            gradients.all[0] = math.inf
+        return reduce(gradients, *args)
 
     monkeypatch.setattr(launch, "start", scaled)
     monkeypatch.setattr(
         batches, "dropout_seed", lambda *args: (now.append(args[1]), dropout_seed(*args))[1]
     )
-    monkeypatch.setattr(distributed, "all_reduce_gradients", overflowing)
+    monkeypatch.setattr(Gradients, "reduce", overflowing)
     whole = tiny.train(distilbert, reviews, tmp_path / "whole", **SETTINGS)
     folder = crashed(
         monkeypatch, distilbert, reviews, tmp_path / "run", batches, "dropout_seed", 10
@@ -470,19 +473,58 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path, distilbert, reviews, br
     assert steps(folder) == steps(broken)
 
 
+@pytest.fixture
+def one_step_late(monkeypatch):
+    """As on a GPU, which computes a step before the figures of the last one are read."""
+    monkeypatch.setitem(readback.BEHIND, "cpu", 1)
+
+
+@pytest.mark.usefixtures("one_step_late")
+def test_steps_read_late_give_the_same_log_and_checkpoints(
+    tmp_path, distilbert, reviews, monkeypatch
+):
+    late = tiny.train(distilbert, reviews, tmp_path / "late", **SETTINGS)
+    monkeypatch.setitem(readback.BEHIND, "cpu", 0)
+    assert result(late) == result(tiny.train(distilbert, reviews, tmp_path / "run", **SETTINGS))
+
+
+@pytest.mark.usefixtures("one_step_late")
+def test_a_signal_read_late_stops_after_the_next_step_and_loses_none(
+    tmp_path, distilbert, reviews, monkeypatch
+):
+    whole = tiny.train(distilbert, reviews, tmp_path / "whole", **SETTINGS)
+    folder, seed = tmp_path / "run", batches.dropout_seed
+
+    def signalled(*args):
+        if args[1] == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return seed(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "dropout_seed", signalled)
+        with pytest.raises(SystemExit):
+            tiny.train(distilbert, reviews, folder, **SETTINGS)
+    assert tiny.read(folder, "status.json")["status"] == "preempted"
+    assert [entry["step"] for entry in read_log(folder)] == [1, 2, 3, 4, 5, 6]
+    assert steps(folder)[0] == "step-00000006"
+    assert result(tiny.train(distilbert, reviews, folder, resume=True, **SETTINGS)) == result(whole)
+
+
+@pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
-    tmp_path, distilbert, reviews, monkeypatch, refusal, what
+    tmp_path, distilbert, reviews, monkeypatch, refusal, what, behind
 ):
-    accumulate, calls = script.accumulate_gradients, itertools.count(1)
+    """AdamW leaves the weights as they are."""
+    monkeypatch.setitem(readback.BEHIND, "cpu", behind)
+    accumulate, calls, weights = script.accumulate_gradients, itertools.count(1), []
 
-    def broken(accelerator, classifier, *args):
-        loss, max_tokens = accumulate(accelerator, classifier, *args)
-        if next(calls) >= 6:
-            if what == "gradient":
-                next(classifier.parameters()).grad[0, 0] = math.inf
-            loss = loss * math.nan if what == "loss" else loss
-        return loss, max_tokens
+    def broken(gradients, classifier, *args):
+        weights.append(torch.cat([each.detach().flatten() for each in classifier.parameters()]))
+        max_tokens = accumulate(gradients, classifier, *args)
+        if next(calls) == 5:
+            gradients.all[-2 if what == "loss" else 0] = math.nan if what == "loss" else math.inf
+        return max_tokens
 
     monkeypatch.setattr(script, "accumulate_gradients", broken)
     folder = tmp_path / "run"
@@ -495,9 +537,9 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
     more = {**SETTINGS, "train_batch_size": 5, "max_train_samples": 30}
     line = refusal(script.main, tiny.flags(**given, **more), code=1)
     rows = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
-    batch = batches.global_batch(5, 5, 30, 42, 1)
+    batch = batches.global_batch(4, 5, 30, 42, 1)
     assert rows != list(range(30))
-    assert "step 6: loss " in line
+    assert "step 5: loss " in line
     assert ("loss nan," if what == "loss" else "gradient norm inf,") in line
     assert f"on rows {', '.join(str(rows[i]) for i in batch)};" in line
     assert (tiny.read(folder, "status.json")["status"], steps(folder)) == (
@@ -505,6 +547,10 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_rows(
         ["step-00000004"],
     )
     assert files.is_whole(checkpoint.paths(folder)[0])
+    assert [entry["step"] for entry in read_log(folder)] == [1, 2, 3, 4]
+    assert len(weights) == 5 + behind
+    assert not torch.equal(weights[3], weights[4])
+    assert torch.equal(weights[4], weights[-1])
 
 
 def test_weights_get_the_permissions_of_the_umask(tmp_path, distilbert, reviews):

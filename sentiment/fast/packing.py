@@ -84,12 +84,16 @@ def in_one_row(model, reviews, classes):
     starts = torch.tensor([0, *itertools.accumulate(lengths)])
     classes = torch.tensor(classes + [NO_CLASS] * (len(lengths) - len(classes)))
     parts = ids, positions, starts, classes
-    staged = torch.cat(parts)
-    if model.device.type == "cuda":  # one copy, without waiting
-        staged = staged.pin_memory().to(model.device, non_blocking=True)
+    staged = send(torch.cat(parts), model.device)  # one copy
     ids, positions, starts, classes = staged.split(list(map(len, parts)))
     layout = Layout(starts.int(), -(-max(lengths) // GPU_TOKENS) * GPU_TOKENS)
     return {"input_ids": ids[None], "position_ids": positions[None], "layout": layout}, classes
+
+
+def send(tensor, device):
+    """Copy a tensor to a device; a GPU does so without waiting."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 def pack(encoder, args, kwargs):
