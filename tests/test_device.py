@@ -51,6 +51,19 @@ def test_place_changes_nothing_on_a_cpu():
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_one_thread_works_beside_a_gpu(kind, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(device, "pick_device", lambda: torch.device(kind))
+    monkeypatch.setattr(device, "cpu_count", lambda: 3)
+    before = torch.get_num_threads()
+    try:
+        device.set_up()
+        assert torch.get_num_threads() == (3 if kind == "cpu" else 1)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_versions_name_what_computes_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(run.collect_env, "get_nvidia_driver_version", lambda _: "570.86.15")

@@ -17,7 +17,7 @@ def pick_device():
 
 
 def set_up():
-    """Use this process's share of the cores, and keep freed memory."""
+    """Use this process's share of the cores, beside a GPU one, and keep freed memory."""
     if platform.libc_ver()[0] == "glibc":  # by default, 20% of a step fills new memory with zeros
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block comes from mmap
@@ -27,7 +27,10 @@ def set_up():
     chosen = os.environ.get("OMP_NUM_THREADS")
     if chosen is None or (launched and chosen == "1"):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, cpu_count() // processes))  # by affinity and quota
+        threads = cpu_count() // processes  # by affinity and quota
+        if pick_device().type != "cpu":
+            threads = 1  # threads that share little work wait for each other, and for tokenizers'
+        torch.set_num_threads(max(1, threads))
 
 
 def place(model, device):
