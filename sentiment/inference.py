@@ -43,7 +43,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     model.eval()
     max_tokens = max_tokens or token_budget(model)
     if model.device.type != "cpu":
-        max_tokens *= 8  # without a backward pass, activations are freed
+        max_tokens *= 4  # without a backward pass, activations are freed
     order, rows = [], [torch.empty(0, model.config.num_labels, device=model.device)]
     remaining = set(range(len(ids)))
     # around all passes: weights are cast once
@@ -98,7 +98,7 @@ def token_budget(model):
     # half of it: 100 bytes (bf16: 50) per token, layer and hidden unit, times 3 for graphs
     config = model.config
     size = getattr(config, "hidden_size", 768) * getattr(config, "num_hidden_layers", 12)
-    return max(512, min(16384, memory // (600 * size) // 1024 * 1024))
+    return max(512, min(32768, memory // (600 * size) // 1024 * 1024))
 
 
 def recover(error, max_tokens, longest):

@@ -310,7 +310,7 @@ def test_a_gpu_needs_what_its_kernel_takes(change, wanted, name, monkeypatch):
 
 @pytest.mark.parametrize(
     ("gigabytes", "hidden", "layers", "tokens"),
-    [(80, 768, 6, 16384), (16, 768, 6, 5120), (80, 1024, 24, 5120), (8, 1024, 24, 512)],
+    [(150, 768, 6, 32768), (80, 768, 6, 28672), (16, 768, 6, 5120), (8, 1024, 24, 512)],
 )
 def test_the_token_budget_depends_on_the_model_and_the_card(
     gigabytes, hidden, layers, tokens, monkeypatch
