@@ -6,8 +6,9 @@
 DistilBERT's shape with random weights, and reviews as long as IMDb's, which speed.py makes; no
 network. train.py makes 480 steps of 16 reviews and 120 of 64. The plain loop and Trainer make 160
 and 40, or as many as fit in 8 seconds. The first ten steps (at most half) are warm-up; train.py
-still records CUDA graphs in some later ones, which count. It is one round: repeat it before you
-trust a small difference. Only the tables go to standard output.
+still records CUDA graphs in some later ones, which count. The second half of the steps has a column
+of its own. It is one round: repeat it before you trust a small difference. Only the tables go to
+standard output.
 """
 
 import argparse
@@ -68,20 +69,25 @@ def header(*names):
 
 
 def measure(training, *given):
-    """(real tokens a second, GB). training: returns [(real tokens, seconds)], one a step."""
+    """(real tokens a second, those in the second half, GB). training: returns
+    [(real tokens, seconds)], one a step.
+    """
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     times = training(*given)
-    late = times[min(WARM_UP, len(times) // 2) :]
-    rate = sum(tokens for tokens, _ in late) / sum(seconds for _, seconds in late)
-    return rate, torch.cuda.max_memory_allocated() / 1e9
+    half = len(times) // 2
+    rates = [
+        sum(tokens for tokens, _ in late) / sum(seconds for _, seconds in late)
+        for late in (times[min(WARM_UP, half) :], times[half:])
+    ]
+    return *rates, torch.cuda.max_memory_allocated() / 1e9
 
 
-def training_row(name, attention, batch, peak, rate, memory, *more):
-    share = 6 * speed.linear_parameters("distilbert") * rate / peak
-    more = more or ("", "", "")
-    row(name, attention, batch, f"{rate:,.0f}", f"{share:.1%}", f"{memory:.1f}", *more)
+def training_row(name, attention, batch, peak, rate, late, memory, *more):
+    operations = 6 * speed.linear_parameters("distilbert")
+    rates = (f"{each:,.0f} ({operations * each / peak:.1%})" for each in (rate, late))
+    row(name, attention, batch, *rates, f"{memory:.1f}", *(more or ("", "", "")))
 
 
 def contestant(name, cudnn, folder, peak):
@@ -96,15 +102,15 @@ def ours(folder, peak):
     own(folder, "with", BATCHES[-1])  # first uses take longer
     for given in CASES:
         # Before and after: the first run of a case is slower, whatever it computes.
-        before, memory = measure(own, folder, *given)
+        before = measure(own, folder, *given)
         torch.use_deterministic_algorithms(False)
         with mock.patch.object(torch, "use_deterministic_algorithms"):
-            free, _ = measure(own, folder, *given)
-        after, _ = measure(own, folder, *given)
-        rate = (before + after) / 2
+            _, free, _ = measure(own, folder, *given)
+        after = measure(own, folder, *given)
+        rate, late, memory = ((a + b) / 2 for a, b in zip(before, after, strict=True))
         launches, milliseconds = kernels(folder, *given)
-        more = f"{launches:,.0f}", f"{milliseconds:.1f}", f"{1 - rate / free:.1%}"
-        training_row("train.py", *given, peak, rate, memory, *more)
+        more = f"{launches:,.0f}", f"{milliseconds:.1f}", f"{1 - late / free:.1%}"
+        training_row("train.py", *given, peak, rate, late, memory, *more)
 
 
 def flags(folder, attention, batch, output, reviews, checkpointing_steps):
@@ -196,7 +202,6 @@ def main():
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "gpu.py: error: no NVIDIA GPU; speed.py measures a CPU\n")
-    device.set_up()
     if args.part:
         name, folder, peak = args.part
         with contextlib.redirect_stdout(sys.stderr):
@@ -232,7 +237,8 @@ def main():
                     row(name, f"not finished after {ALL_SECONDS} s")
 
         peak = f"of the {speed.PRECISIONS[precision]} peak"
-        names = "training", "attention dropout", "batch size", "real tokens/s", peak, "GB"
+        rates = f"real tokens/s ({peak})", "in the second half"
+        names = "training", "attention dropout", "batch size", *rates, "GB"
         more = "kernel launches/step", "kernel ms/step", "cost of determinism"
         if args.only in (None, "training"):
             header(*names, *more)
