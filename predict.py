@@ -388,10 +388,11 @@ def load(args):
     # take 700 MB more after many short texts.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "128")
-    device.set_up()
+    place = device.pick_device()
+    device.set_up(place)
     precision = device.pick_precision()
     tokenizer, classifier = trial.load_trained(args.model_name_or_path, args.revision)
-    packing.install(device.place(classifier, device.pick_device()), precision)
+    packing.install(device.place(classifier, place), precision)
     return tokenizer, classifier, precision
 
 

@@ -139,7 +139,8 @@ def train(run, step, accelerator, classifier, sets, log, stop):
             given = gradients, classifier, compute, train_set, batch, weights, seed, max_tokens
             max_tokens = accumulate_gradients(*given)
             figures = gradients.reduce(stop, settings.max_grad_norm)
-            optimizer.optimizer.found_inf = (~figures.sum().isfinite()).float()  # AdamW skips these
+            # If one is not finite, AdamW skips the step. In fp16 the scaler decides.
+            optimizer.optimizer.found_inf = (~figures.sum().isfinite()).float()
             optimizer.step()
 
             entry = {"step": step, "epoch": epoch, "loss": None, "learning_rate": lr}

@@ -255,7 +255,7 @@ def contest(contestants, folder, rounds):
 
 def run_contestant(folder, name, attention, *more):
     """In its own process: print [units, seconds, peak bytes] of one contestant."""
-    device.set_up()
+    device.set_up(device.pick_device())
     model, reviews = folder / attention, folder / "reviews"
     if name == "pipeline":
         times = pipeline(model, reviews, int(more[0]), more[1])
@@ -332,7 +332,7 @@ def main():
         return
     if device.pick_device().type == "cuda":
         parser.exit(2, "speed.py: error: use gpu.py, or hide the GPU with CUDA_VISIBLE_DEVICES=\n")
-    device.set_up()
+    device.set_up(device.pick_device())
     precision = device.pick_precision()
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), args.shape, args.steps)

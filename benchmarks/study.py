@@ -170,9 +170,10 @@ def train_variant(args, tricks):
         seed = batches.dropout_seed(args.seed, step, 0)
         given = gradients, classifier, compute, train_set, batch, weights, seed, max_tokens
         max_tokens = train.accumulate_gradients(*given)
-        gradients.reduce((), args.max_grad_norm)
+        figures = gradients.reduce((), args.max_grad_norm)
         optimizer.step()
         seen += int(train_set.ids.lengths[batch].sum())
+    figures.tolist()  # waits for a GPU
     seconds = time.perf_counter() - started
     with torch.no_grad():
         for parameter, mean in zip(parameters, means, strict=False):
@@ -201,7 +202,7 @@ def run(job):
     threads = max(1, os.cpu_count() // JOBS)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # set_up would take all cores
     torch.set_num_threads(threads)
-    device.set_up()
+    device.set_up(device.pick_device())
     given = ["--model_name_or_path", model, "--dataset_name", folder, "--seed", seed]
     given += ["--max_train_samples", 0, "--max_eval_samples", 0, *argv]
     scores, seen, seconds = train_variant(train.parse_args(list(map(str, given))), tricks)

@@ -50,11 +50,11 @@ def micro_batches(reviews, lengths, max_tokens, padded):
     return groups
 
 
-def pad(ids, pad_token_id, device, side="right"):
+def pad(ids, pad_token_id, side="right"):
     """Token ids of B reviews -> the model's inputs: input_ids and attention_mask, int64 [B, L]."""
     padded = pad_sequence(ids, batch_first=True, padding_value=pad_token_id, padding_side=side)
     mask = pad_sequence(list(map(torch.ones_like, ids)), batch_first=True, padding_side=side)
-    return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
+    return {"input_ids": padded, "attention_mask": mask}
 
 
 def dropout_seed(seed, step, rank):

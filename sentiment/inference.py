@@ -28,10 +28,11 @@ def passes(model, ids, chosen, max_tokens, labels=None):
             yield group, *packing.in_one_row(model, reviews, classes)
             continue
         side = getattr(model, "padding_side", "right")  # trial.check sets it
-        inputs = batches.pad(reviews, model.pad_token_id, model.device, side)
+        inputs = batches.pad(reviews, model.pad_token_id, side)
+        inputs = {name: packing.send(part, model.device) for name, part in inputs.items()}
         if packed:
             packing.add_layout(inputs)
-        yield group, inputs, torch.tensor(classes, device=model.device)
+        yield group, inputs, packing.send(torch.tensor(classes), model.device)
 
 
 @torch.inference_mode()
@@ -95,7 +96,7 @@ def token_budget(model):
     memory = 24 * 10**9
     if model.device.type == "cuda":
         memory = torch.cuda.get_device_properties(model.device).total_memory
-    # half of it: 100 bytes (bf16: 50) per token, layer and hidden unit, times 3 for graphs
+    # 600 = 2 (half of the memory) * 3 (graphs) * 100 bytes per token, layer and hidden unit
     config = model.config
     size = getattr(config, "hidden_size", 768) * getattr(config, "num_hidden_layers", 12)
     return max(512, min(32768, memory // (600 * size) // 1024 * 1024))

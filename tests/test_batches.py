@@ -98,7 +98,7 @@ def test_a_review_over_the_token_budget_gets_its_own_pass(padded):
 
 def test_pad_gives_ids_and_a_mask_of_the_real_tokens():
     reviews = [torch.tensor([2, 7, 3]), torch.tensor([2, 3]), torch.tensor([9])]
-    inputs = batches.pad(reviews, 1, torch.device("cpu"))
+    inputs = batches.pad(reviews, 1)
     assert set(inputs) == {"input_ids", "attention_mask"}
     assert inputs["input_ids"].tolist() == [[2, 7, 3], [2, 3, 1], [9, 1, 1]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
@@ -106,7 +106,7 @@ def test_pad_gives_ids_and_a_mask_of_the_real_tokens():
 
 
 def test_the_mask_depends_on_length_not_on_the_padding_token():
-    inputs = batches.pad([torch.tensor([2, 0, 3]), torch.tensor([2])], 0, torch.device("cpu"))
+    inputs = batches.pad([torch.tensor([2, 0, 3]), torch.tensor([2])], 0)
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 

@@ -54,11 +54,10 @@ def test_place_changes_nothing_on_a_cpu():
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_one_thread_works_beside_a_gpu(kind, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(device, "pick_device", lambda: torch.device(kind))
     monkeypatch.setattr(device, "cpu_count", lambda: 3)
     before = torch.get_num_threads()
     try:
-        device.set_up()
+        device.set_up(torch.device(kind))
         assert torch.get_num_threads() == (3 if kind == "cpu" else 1)
     finally:
         torch.set_num_threads(before)

@@ -214,7 +214,7 @@ def test_bf16_is_as_close_to_fp32_as_padded_bf16(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_layout_the_model_is_the_stock_one(tmp_path, kind):
     stock, ours = pair(tmp_path, kind)
-    inputs = batches.pad(texts([9, 4, 2], stock), stock.config.pad_token_id, CPU)
+    inputs = batches.pad(texts([9, 4, 2], stock), stock.config.pad_token_id)
     assert torch.equal(ours(**inputs).logits, stock(**inputs).logits)
 
 
@@ -277,7 +277,7 @@ def test_another_architecture_is_padded(tmp_path):
     stock = copy.deepcopy(model)
     packing.install(model, "no")
     reviews = texts([9, 4, 2], model)
-    inputs = batches.pad(reviews, 0, CPU)
+    inputs = batches.pad(reviews, 0)
     assert "layout" not in next(inference.passes(model, reviews, range(3), 100))[1]
     assert torch.allclose(
         inference.logits(model, reviews, "no"), stock(**inputs).logits, rtol=0, atol=1e-6

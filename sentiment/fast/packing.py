@@ -91,9 +91,10 @@ def in_one_row(model, reviews, classes):
 
 
 def send(tensor, device):
-    """Copy a tensor to a device; a GPU does so without waiting."""
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)
+    """Copy a tensor to a device; an NVIDIA GPU does so without waiting."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def pack(encoder, args, kwargs):

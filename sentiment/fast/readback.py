@@ -24,14 +24,14 @@ class Readback:
         when the step began; rows: of its reviews.
         """
         event = torch.cuda.Event() if figures.is_cuda else None
-        figures = figures.to("cpu", non_blocking=True)
+        figures = figures.to("cpu", non_blocking=figures.is_cuda)
         if event:
             event.record()
         self.sent.append((figures, event, entry, started, rows))
 
     def read(self, everything):
-        """Check and log all steps sent, or all that need not be waited for. Returns whether a rank
-        stops; all have been read then. Raises RunError for a loss or norm that is not finite.
+        """Check and log steps until at most `behind` are unread; all with `everything`, or once a
+        rank stops. Returns whether one does. RunError: a loss or norm is not finite.
         """
         while len(self.sent) > (0 if everything or self.stopping else self.behind):
             figures, event, entry, started, rows = self.sent.popleft()

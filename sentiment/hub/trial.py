@@ -122,11 +122,11 @@ def check(tokenizer, classifier, report, new_head):
     if highest >= known:
         raise UserError(f"token id {highest:,} is beyond the model's {known:,} embeddings")
     with torch.inference_mode():
-        alone = classifier.eval()(**batches.pad([short], tokenizer.pad_token_id, "cpu")).logits
+        alone = classifier.eval()(**batches.pad([short], tokenizer.pad_token_id)).logits
         if alone.shape != (1, len(classes)) or not alone.isfinite().all():
             raise UserError("damaged: its logits are not finite, or not one per class")
         for side in ("right", "left"):  # XLNet reads the last token
-            inputs = batches.pad([short, long], tokenizer.pad_token_id, "cpu", side)
+            inputs = batches.pad([short, long], tokenizer.pad_token_id, side)
             difference = classifier(**inputs).logits[0] - alone
             if difference.abs().max() <= 1e-3 * alone.abs().max():
                 classifier.padding_side = tokenizer.padding_side = side

@@ -16,8 +16,8 @@ def pick_device():
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def set_up():
-    """Use this process's share of the cores, beside a GPU one, and keep freed memory."""
+def set_up(device):
+    """Use this process's share of the cores, or one thread with a GPU. Keep freed memory."""
     if platform.libc_ver()[0] == "glibc":  # by default, 20% of a step fills new memory with zeros
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block comes from mmap
@@ -28,9 +28,8 @@ def set_up():
     if chosen is None or (launched and chosen == "1"):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         threads = cpu_count() // processes  # by affinity and quota
-        if pick_device().type != "cpu":
-            threads = 1  # threads that share little work wait for each other, and for tokenizers'
-        torch.set_num_threads(max(1, threads))
+        # Threads that share little work wait for each other, and for the tokenizer's.
+        torch.set_num_threads(max(1, threads) if device.type == "cpu" else 1)
 
 
 def place(model, device):

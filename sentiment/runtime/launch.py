@@ -51,7 +51,7 @@ def start(precision, tracker="none", folder=None):
         )
     except RuntimeError as error:
         raise RunError(f"could not connect the processes: {first_line(error)}") from error
-    device.set_up()  # after Accelerate, which sets the threads as well
+    device.set_up(accelerator.device)  # after Accelerate, which sets the threads as well
     if accelerator.distributed_type in ("FSDP", "DEEPSPEED"):
         raise UserError(f"{accelerator.distributed_type.value} is not supported; use MULTI_GPU")
     return accelerator
