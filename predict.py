@@ -46,8 +46,9 @@ def parse_args(argv):
     add = parser.add_argument
     help = "texts to label (default: the lines of standard input)"
     add("text", nargs="*", metavar="TEXT", help=help)
-    help = "folder that train.py wrote, or Hub id"
-    add("--model_name_or_path", default=model.DEFAULT_FOLDER, help=help)
+    help = "folder that train.py wrote, or Hub id; repeated: the mean of the models' probabilities"
+    name = f"{help} (default: {model.DEFAULT_FOLDER})"
+    add("--model_name_or_path", action="append", metavar="MODEL", help=name)
     add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
     form = parser.add_mutually_exclusive_group().add_argument
     help = "input lines are JSON objects; label and score are added to each"
@@ -63,6 +64,7 @@ def parse_args(argv):
     help = f"label as {UNSURE} if the top probability is below this"
     add("--threshold", type=number(float, 0, 1), default=0.0, help=help)
     args = parser.parse_args(argv)
+    args.model_name_or_path = args.model_name_or_path or [model.DEFAULT_FOLDER]
     check(args)
     args.output_format = args.output_format or ("fields" if args.jsonl else "tsv")
     return args
@@ -96,11 +98,16 @@ def is_file(path):
     return os.path.exists(path) and not os.path.isdir(path)
 
 
-def text_column(classifier):
-    """That of training, such as "text" or "title,body"."""
-    names = getattr(classifier.config, "text_columns", None)
-    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return ",".join(names) if known and names else "text"
+def text_column(args, classifiers):
+    """--text_column, or that of training, such as "text" or "title,body". Raises UserError."""
+    found = []
+    for classifier in classifiers:
+        names = getattr(classifier.config, "text_columns", None)
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        found.append(",".join(names) if known and names else "text")
+    if len(set(found)) > 1 and not args.text_column and (args.jsonl or args.csv or args.input_file):
+        raise UserError(f"the models read different columns: {some(found)}; give --text_column")
+    return args.text_column or found[0]
 
 
 def read(args, column):
@@ -302,18 +309,19 @@ def read_table(path, column):
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
 
 
-def encode(records, tokenizer, counts):
-    """Lists of (text, fields) -> lists of (token ids, or None for an empty text; fields). Counts
-    texts, empty ones, truncated ones and those with U+FFFD in `counts`.
+def encode(records, tokenizers, counts):
+    """Lists of (text, fields) -> lists of (token ids by each tokenizer, or None for an empty text;
+    fields). Counts texts, empty ones, truncated ones and those with U+FFFD in `counts`.
     """
     for chunk in records:
         # Replace lone surrogates.
         texts = [text.encode("utf-8", "replace").decode() for text, _ in chunk]
         counts["replaced"] += sum("\ufffd" in text for text in texts)
-        encoded = tokens.encode(tokenizer, [text for text in texts if text.strip()])
-        empty = len(texts) - len(encoded)
-        counts.update(texts=len(texts), empty=empty, truncated=encoded.truncated)
-        ids = iter(encoded)
+        kept = [text for text in texts if text.strip()]
+        encoded = [tokens.encode(tokenizer, kept) for tokenizer in tokenizers]
+        truncated = max(each.truncated for each in encoded)
+        counts.update(texts=len(texts), empty=len(texts) - len(kept), truncated=truncated)
+        ids = zip(*encoded, strict=True)
         yield [
             (next(ids) if text.strip() else None, fields)
             for text, (_, fields) in zip(texts, chunk, strict=True)
@@ -383,7 +391,7 @@ def summary(counts, longest):
 
 
 def load(args):
-    """Returns (tokenizer, classifier on its device, precision)."""
+    """(tokenizers, classifiers on their device, precision). UserError: other classes."""
     # oneDNN and torch cache a kernel per shape. 128 are as fast as the default of 1,024, which
     # take 700 MB more after many short texts.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
@@ -391,9 +399,30 @@ def load(args):
     place = device.pick_device()
     device.set_up(place)
     precision = device.pick_precision()
-    tokenizer, classifier = trial.load_trained(args.model_name_or_path, args.revision)
-    packing.install(device.place(classifier, place), precision)
-    return tokenizer, classifier, precision
+    models = [trial.load_trained(name, args.revision) for name in args.model_name_or_path]
+    tokenizers, classifiers = zip(*models, strict=True)
+    for name, classifier in zip(args.model_name_or_path, classifiers, strict=True):
+        wanted, found = names_of(classifiers[0]), names_of(classifier)
+        if set(found) != set(wanted):
+            reason = f"has the classes {some(found)}, but {args.model_name_or_path[0]}"
+            raise UserError(f"{name} {reason} has {some(wanted)}; a mean needs the same")
+        packing.install(device.place(classifier, place), precision)
+    return tokenizers, classifiers, precision
+
+
+def mean_probabilities(classifiers, reviews, precision, advance):
+    """[[float] * C] of N reviews, in the first model's order of classes.
+
+    reviews: for each, its token ids by each model; advance: see inference.logits.
+    """
+    classes, total = names_of(classifiers[0]), 0
+    for i, classifier in enumerate(classifiers):
+        ids = [review[i] for review in reviews]
+        last = [advance] if i == len(classifiers) - 1 else []
+        logits = inference.logits(classifier, ids, precision, *last)
+        order = [names_of(classifier).index(name) for name in classes]
+        total = total + logits.double().softmax(dim=1)[:, order]
+    return (total / len(classifiers)).tolist()
 
 
 @script
@@ -401,9 +430,9 @@ def main(argv=None):
     args = parse_args(argv)
     if not (args.text or args.input_file) and sys.stdin is None:
         raise UserError("no TEXT given, and standard input is closed")
-    tokenizer, classifier, precision = load(args)
+    tokenizers, classifiers, precision = load(args)
     gc.freeze()  # the garbage collector need not visit the libraries' objects again
-    classes = names_of(classifier)
+    classes = names_of(classifiers[0])
 
     typed = not (args.text or args.input_file) and sys.stdin.isatty()
     if typed:
@@ -414,15 +443,14 @@ def main(argv=None):
     counts, no_bar = Counter(), typed or sys.stdout.isatty()
     bar = tqdm(unit=" texts", delay=5, disable=True if no_bar else None)
     try:
-        column = args.text_column or text_column(classifier)
+        column = text_column(args, classifiers)
         given, separator, header = read(args, column)
         if header:
             write([in_csv(header, separator)])
             classes = [in_csv([name], separator) for name in classes]  # quoted where needed
-        for chunk in stream.ahead(encode(stream.pieces(given), tokenizer, counts)):
+        for chunk in stream.ahead(encode(stream.pieces(given), tokenizers, counts)):
             reviews = [ids for ids, _ in chunk if ids is not None]
-            logits = inference.logits(classifier, reviews, precision, bar.update)
-            results = iter(logits.double().softmax(dim=1).tolist())
+            results = iter(mean_probabilities(classifiers, reviews, precision, bar.update))
             rows = [([] if ids is None else next(results), fields) for ids, fields in chunk]
             shape = classes, separator or args.output_format, args.threshold
             answers = [answer(probabilities, *shape, fields) for probabilities, fields in rows]
@@ -435,7 +463,7 @@ def main(argv=None):
         bar.close()
         if typed:
             print(file=sys.stderr)
-    if notes := summary(counts, tokenizer.model_max_length):
+    if notes := summary(counts, min(each.model_max_length for each in tokenizers)):
         print(notes, file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ import lzma
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 import pandas
 import pytest
 import tiny
+from safetensors.torch import load_file, save_file
 
 import predict
 from sentiment.errors import UserError
@@ -406,6 +408,62 @@ def test_arguments_that_cannot_be_meant_so_are_refused(argv, named, trained, ref
     argv = [word.replace("@", str(tmp_path)) for word in argv]
     line = refusal(predict.main, ["--model_name_or_path", trained, *argv])
     assert all(word.replace("@", str(tmp_path)) in line for word in named.split())
+
+
+@pytest.fixture
+def another(trained, tmp_path):
+    """A model with other weights, another limit, and the classes in another order."""
+    folder = shutil.copytree(trained, tmp_path / "another")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"] = weights["classifier.weight"].flip(0) / 3
+    weights["classifier.bias"] = weights["classifier.bias"].flip(0)
+    save_file(weights, folder / "model.safetensors")
+    for name, more in (
+        ("config.json", {"id2label": {"0": "positive", "1": "negative"}}),
+        ("tokenizer_config.json", {"model_max_length": 8}),
+    ):
+        (folder / name).write_text(json.dumps(tiny.read(folder, name) | more))
+    return folder
+
+
+def test_several_models_give_the_mean_of_their_probabilities(trained, another, capsys):
+    texts = ["superb film", "dull plot and a boring story, but witty", ""]
+
+    def found(*models):
+        flags = [word for each in models for word in ("--model_name_or_path", str(each))]
+        predict.main([*flags, "--output_format", "jsonl", *texts])
+        shown = capsys.readouterr()
+        assert shown.err == (
+            "3 texts: 1 truncated to 8 tokens, 1 empty and not labelled\n"
+            if another in models
+            else "3 texts: 1 empty and not labelled\n"
+        )
+        return [json.loads(line) for line in shown.out.splitlines()]
+
+    first, second, both = found(trained), found(another), found(trained, another)
+    for one, other, mean in zip(first, second, both, strict=True):
+        wanted = {
+            name: (p + other["probabilities"][name]) / 2 for name, p in one["probabilities"].items()
+        }
+        assert list(mean["probabilities"]) == list(wanted)
+        assert mean["probabilities"] == pytest.approx(wanted, abs=1e-6)
+        assert mean["label"] == max(wanted, key=wanted.get, default="")
+        assert not wanted or one["probabilities"] != pytest.approx(other["probabilities"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "flags", "named"),
+    [
+        ("config.json", {"id2label": {"0": "bad", "1": "good"}}, ["superb"], "bad, good"),
+        ("config.json", {"text_columns": ["title"]}, ["--jsonl"], "title; give --text_column"),
+    ],
+)
+def test_models_that_do_not_fit_together_are_refused(
+    name, more, flags, named, trained, another, refusal
+):
+    (another / name).write_text(json.dumps(tiny.read(another, name) | more))
+    models = ["--model_name_or_path", trained, "--model_name_or_path", another]
+    assert named in refusal(predict.main, [*models, *flags])
 
 
 def test_a_text_is_labelled_as_it_is(trained, monkeypatch, capsys):
