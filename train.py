@@ -198,7 +198,7 @@ def accumulate_gradients(
     if not classifier.training:
         classifier.train()
     while True:
-        gradients.all.zero_()
+        gradients.clear()
         torch.manual_seed(seed)
         if accelerator.scaler:  # set up by scale(), which an empty share never calls
             accelerator.scaler.scale(gradients.sums)
