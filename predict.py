@@ -77,6 +77,9 @@ def check(args):
         raise UserError("--text_column needs --jsonl, --csv or --input_file")
     if args.text and forms:
         raise UserError(f"{forms[0]} reads texts from elsewhere; drop it, or drop TEXT")
+    if args.text_column and forms == ["--input_file"] and kind_of(args.input_file) == "lines":
+        way = f"{args.input_file} is read as lines of text, by its name; add --csv or --jsonl"
+        raise UserError(f"--text_column: {way}")
     if args.csv and args.output_format:
         raise UserError("--csv answers in CSV; drop --output_format")
     if args.input_file and not is_file(args.input_file):

@@ -390,6 +390,7 @@ def test_below_the_threshold_is_unsure():
         (["--input_file", "@"], "--input_file @"),
         (["--input_file", "@/damaged.txt.gz"], "@/damaged.txt.gz damaged"),
         (["--input_file", "@/other.csv"], "--text_column text @/other.csv body"),
+        (["--input_file", "@/reviews.txt", "--text_column", "a"], "read as lines --csv"),
         (["--csv", "--input_file", "@/other.csv"], "--text_column text @/other.csv body"),
         (["@/reviews.txt"], "--input_file @/reviews.txt"),
         (["good", "@/my model"], "--model_name_or_path '@/my model' TEXT"),
