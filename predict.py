@@ -23,6 +23,8 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy
+import torch
 from tqdm import tqdm
 
 from sentiment import columns, inference, model, tokens
@@ -46,10 +48,10 @@ def parse_args(argv):
     add = parser.add_argument
     help = "texts to label (default: the lines of standard input)"
     add("text", nargs="*", metavar="TEXT", help=help)
-    help = "folder that train.py wrote, or Hub id; repeated: the mean of the models' probabilities"
-    name = f"{help} (default: {model.DEFAULT_FOLDER})"
-    add("--model_name_or_path", action="append", metavar="MODEL", help=name)
-    add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
+    help = "folder that train.py wrote, or Hub id; give it again to average several models"
+    help += f" (default: {model.DEFAULT_FOLDER})"
+    add("--model_name_or_path", action="append", metavar="MODEL", help=help)
+    add("--revision", default="main", help="branch, tag or commit of the models on the Hub")
     form = parser.add_mutually_exclusive_group().add_argument
     help = "input lines are JSON objects; label and score are added to each"
     form("--jsonl", action="store_true", help=help)
@@ -77,7 +79,9 @@ def check(args):
         raise UserError("--text_column needs --jsonl, --csv or --input_file")
     if args.text and forms:
         raise UserError(f"{forms[0]} reads texts from elsewhere; drop it, or drop TEXT")
-    if args.text_column and forms == ["--input_file"] and kind_of(args.input_file) == "lines":
+    if "" in args.model_name_or_path:
+        raise UserError("--model_name_or_path is empty")
+    if args.text_column and forms and kind_of(args) == "lines":
         way = f"{args.input_file} is read as lines of text, by its name; add --csv or --jsonl"
         raise UserError(f"--text_column: {way}")
     if args.csv and args.output_format:
@@ -101,19 +105,23 @@ def is_file(path):
     return os.path.exists(path) and not os.path.isdir(path)
 
 
-def text_column(args, classifiers):
-    """--text_column, or that of training, such as "text" or "title,body". Raises UserError."""
-    found = []
+def text_columns(args, classifiers):
+    """--text_column, or that of training, such as "text" or "title,body": one, but for lines of
+    text all of the models. Raises UserError.
+    """
+    if args.text_column:
+        return [args.text_column]
+    found = {}  # in order
     for classifier in classifiers:
         names = getattr(classifier.config, "text_columns", None)
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        found.append(",".join(names) if known and names else "text")
-    if len(set(found)) > 1 and not args.text_column and (args.jsonl or args.csv or args.input_file):
-        raise UserError(f"the models read different columns: {some(found)}; give --text_column")
-    return args.text_column or found[0]
+        found[",".join(names) if known and names else "text"] = None
+    if len(found) > 1 and kind_of(args) != "lines":
+        raise UserError(f"the models read other columns: {'; '.join(found)}; give --text_column")
+    return list(found)
 
 
-def read(args, column):
+def read(args, wanted):
     """(records, separator and header of the answers in CSV, else None and []). Raises UserError.
 
     records: lists of (text, fields), where label and score are added to fields. At an invalid line,
@@ -122,21 +130,25 @@ def read(args, column):
     path, where = args.input_file, args.input_file or "standard input"
     if args.text:
         return iter([[(text, {}) for text in args.text]]), None, []
-    kind = "csv" if args.csv else "jsonl" if args.jsonl else kind_of(path)
+    kind, column = kind_of(args), wanted[0]
     if kind == "table":
         return read_table(path, column), None, []
     lines = stream.lines(open_bytes(path), where, "strict" if kind == "csv" else "replace")
-    if kind != "csv":
-        return (read_json if kind == "jsonl" else read_lines)(lines, column, where), None, []
+    if kind == "lines":
+        return read_lines(lines, wanted, where), None, []
+    if kind == "jsonl":
+        return read_json(lines, column, where), None, []
     rows, separator, header = read_csv(lines, column, where)
     if args.csv:
         return rows, separator, header
     return ([(text, {}) for text, _ in chunk] for chunk in rows), None, []
 
 
-def kind_of(path):
-    """How to read an --input_file, by its name."""
-    name = (path or "").lower().removesuffix(".gz")
+def kind_of(args):
+    """How to read the input: by the flags, or an --input_file by its name."""
+    if args.csv or args.jsonl:
+        return "csv" if args.csv else "jsonl"
+    name = (args.input_file or "").lower().removesuffix(".gz")
     kinds = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
     kinds |= {".json": "table", ".parquet": "table"}
     return kinds.get(os.path.splitext(name)[1], "lines")
@@ -149,13 +161,14 @@ def open_bytes(path):
     return gzip.open(path) if path.lower().endswith(".gz") else io.FileIO(path)
 
 
-def read_lines(lines, column, where):
+def read_lines(lines, wanted, where):
     """Each line is a text; fields is {}. UserError if the first one begins something else."""
     first = True
     for chunk in lines:
-        if first and (kind := structured(chunk[0], column)):
-            way = "or begin with an empty line to label each line as it is"
-            raise UserError(f"{where} looks like {kind}, {way}")
+        for column in wanted if first else []:
+            if kind := structured(chunk[0], column):
+                way = "or begin with an empty line to label each line as it is"
+                raise UserError(f"{where} looks like {kind}, {way}")
         first = False
         yield [(line.removesuffix("\r"), {}) for line in chunk]
 
@@ -314,7 +327,8 @@ def read_table(path, column):
 
 def encode(records, tokenizers, counts):
     """Lists of (text, fields) -> lists of (token ids by each tokenizer, or None for an empty text;
-    fields). Counts texts, empty ones, truncated ones and those with U+FFFD in `counts`.
+    fields). Counts texts, empty ones and those with U+FFFD in `counts`; also those truncated by
+    tokenizer number i, under i.
     """
     for chunk in records:
         # Replace lone surrogates.
@@ -322,8 +336,8 @@ def encode(records, tokenizers, counts):
         counts["replaced"] += sum("\ufffd" in text for text in texts)
         kept = [text for text in texts if text.strip()]
         encoded = [tokens.encode(tokenizer, kept) for tokenizer in tokenizers]
-        truncated = max(each.truncated for each in encoded)
-        counts.update(texts=len(texts), empty=len(texts) - len(kept), truncated=truncated)
+        counts.update(texts=len(texts), empty=len(texts) - len(kept))
+        counts.update({i: each.truncated for i, each in enumerate(encoded)})
         ids = zip(*encoded, strict=True)
         yield [
             (next(ids) if text.strip() else None, fields)
@@ -380,11 +394,14 @@ def prompt():
     print("> ", end="", file=sys.stderr, flush=True)
 
 
-def summary(counts, longest):
-    """For example "10 texts: 2 truncated to 512 tokens, 1 empty and not labelled", or ""."""
-    notes = []
-    if counts["truncated"]:
-        notes += [f"{counts['truncated']:,} truncated to {longest} tokens"]
+def summary(counts, limits):
+    """For example "10 texts: 2 truncated to 512 tokens, 1 empty and not labelled", or "".
+
+    limits: of each tokenizer.
+    """
+    cut = [(counts[i], limit) for i, limit in enumerate(limits) if counts[i]]
+    # Most models have the same tokenizer.
+    notes = [f"{count:,} truncated to {limit} tokens" for count, limit in dict.fromkeys(cut)]
     if counts["empty"]:
         notes += [f"{counts['empty']:,} empty and not labelled"]
     if counts["replaced"]:
@@ -394,7 +411,7 @@ def summary(counts, longest):
 
 
 def load(args):
-    """(tokenizers, classifiers on their device, precision). UserError: other classes."""
+    """(tokenizers, classifiers on their device, precision). Raises UserError if classes differ."""
     # oneDNN and torch cache a kernel per shape. 128 are as fast as the default of 1,024, which
     # take 700 MB more after many short texts.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
@@ -405,10 +422,11 @@ def load(args):
     models = [trial.load_trained(name, args.revision) for name in args.model_name_or_path]
     tokenizers, classifiers = zip(*models, strict=True)
     for name, classifier in zip(args.model_name_or_path, classifiers, strict=True):
-        wanted, found = names_of(classifiers[0]), names_of(classifier)
-        if set(found) != set(wanted):
-            reason = f"has the classes {some(found)}, but {args.model_name_or_path[0]}"
-            raise UserError(f"{name} {reason} has {some(wanted)}; a mean needs the same")
+        found = [sorted(names_of(each)) for each in (classifiers[0], classifier)]
+        if found[0] != found[1]:
+            odd = some(sorted(set(found[0]) ^ set(found[1])) or found[1])
+            reason = f"and {name} have different classes, such as {odd}; they have no mean"
+            raise UserError(f"{args.model_name_or_path[0]} {reason}")
         packing.install(device.place(classifier, place), precision)
     return tokenizers, classifiers, precision
 
@@ -418,13 +436,13 @@ def mean_probabilities(classifiers, reviews, precision, advance):
 
     reviews: for each, its token ids by each model; advance: see inference.logits.
     """
-    classes, total = names_of(classifiers[0]), 0
+    by_name = [numpy.argsort(names_of(each), kind="stable") for each in classifiers]
+    total = torch.zeros(len(reviews), len(by_name[0]), dtype=torch.float64)
     for i, classifier in enumerate(classifiers):
         ids = [review[i] for review in reviews]
-        last = [advance] if i == len(classifiers) - 1 else []
-        logits = inference.logits(classifier, ids, precision, *last)
-        order = [names_of(classifier).index(name) for name in classes]
-        total = total + logits.double().softmax(dim=1)[:, order]
+        progress = [advance] if i == len(classifiers) - 1 else []  # each review counts once
+        logits = inference.logits(classifier, ids, precision, *progress)
+        total[:, by_name[0]] += logits.double().softmax(dim=1)[:, by_name[i]]
     return (total / len(classifiers)).tolist()
 
 
@@ -446,8 +464,7 @@ def main(argv=None):
     counts, no_bar = Counter(), typed or sys.stdout.isatty()
     bar = tqdm(unit=" texts", delay=5, disable=True if no_bar else None)
     try:
-        column = text_column(args, classifiers)
-        given, separator, header = read(args, column)
+        given, separator, header = read(args, text_columns(args, classifiers))
         if header:
             write([in_csv(header, separator)])
             classes = [in_csv([name], separator) for name in classes]  # quoted where needed
@@ -466,7 +483,7 @@ def main(argv=None):
         bar.close()
         if typed:
             print(file=sys.stderr)
-    if notes := summary(counts, min(each.model_max_length for each in tokenizers)):
+    if notes := summary(counts, [each.model_max_length for each in tokenizers]):
         print(notes, file=sys.stderr)
 
 

@@ -453,18 +453,31 @@ def test_several_models_give_the_mean_of_their_probabilities(trained, another, c
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "flags", "named"),
+    ("more", "flags", "named"),
     [
-        ("config.json", {"id2label": {"0": "bad", "1": "good"}}, ["superb"], "bad, good"),
-        ("config.json", {"text_columns": ["title"]}, ["--jsonl"], "title; give --text_column"),
+        ({"id2label": {"0": "positive", "1": "good"}}, ["superb"], "such as good, negative"),
+        ({"text_columns": ["title"]}, ["--jsonl"], "text; title; give --text_column"),
+        ({"text_columns": ["title"]}, [], "CSV with a column title: use --csv"),
     ],
 )
 def test_models_that_do_not_fit_together_are_refused(
-    name, more, flags, named, trained, another, refusal
+    more, flags, named, trained, another, refusal, monkeypatch
 ):
-    (another / name).write_text(json.dumps(tiny.read(another, name) | more))
+    (another / "config.json").write_text(json.dumps(tiny.read(another, "config.json") | more))
     models = ["--model_name_or_path", trained, "--model_name_or_path", another]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"id,title\n1,superb\n")))
     assert named in refusal(predict.main, [*models, *flags])
+
+
+def test_classes_whose_names_read_the_same_keep_their_probabilities(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "alike")
+    names = {"id2label": {"0": "neg", "1": "negative"}, "label2id": {"neg": 0, "negative": 1}}
+    path = folder / "config.json"
+    path.write_text(json.dumps(tiny.read(folder, "config.json") | names))
+    predict.main(["--model_name_or_path", str(trained), "superb film", "dull film"])
+    wanted = capsys.readouterr().out.replace("positive", "negative")
+    predict.main(["--model_name_or_path", str(folder), "superb film", "dull film"])
+    assert capsys.readouterr().out == wanted
 
 
 def test_a_text_is_labelled_as_it_is(trained, monkeypatch, capsys):

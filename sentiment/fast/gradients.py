@@ -6,14 +6,13 @@ from sentiment import distributed
 
 
 class Gradients:
-    """Gradients of `parameters`, which become views of `all`, float32 [P + 2].
-
-    Behind them are `sums`: the loss and the number of ranks that stop.
+    """Gradients of `parameters`, as views of `all`: float32 [P + 2], which ends with `sums`, the
+    loss and how many ranks stop. On a lone CPU `all` is `sums`.
     """
 
     def __init__(self, accelerator, parameters):
         self.accelerator, self.parameters = accelerator, parameters
-        # A lone CPU makes new gradients instead: 1% faster, and 0.2 GB less.
+        # It makes new gradients instead: 1% faster, 0.2 GB less.
         self.alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         sizes = [] if self.alone else [parameter.numel() for parameter in parameters]
         self.all = torch.zeros(sum(sizes) + 2, device=accelerator.device)
@@ -34,12 +33,13 @@ class Gradients:
         self.sums[1].fill_(bool(stop))  # an assignment would wait for a GPU
         distributed.all_reduce_in_place(self.accelerator, self.all)
         self.accelerator.unscale_gradients()
-        parts = [self.all[:-2]]
-        if self.all.device.type == "cpu":  # its sum of 67 million squares would be 0.5% off
+        if self.all.device.type == "cpu":  # one sum of 67 million squares is 0.5% off
             for parameter in self.parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             parts = [parameter.grad for parameter in self.parameters]
+        else:
+            parts = [self.all[:-2]]
         norm = torch.nn.utils.get_total_norm(parts)
         if max_norm:
             for part in parts:
