@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sentiment import distributed, files
-from sentiment.errors import RunError, UserError
+from sentiment.errors import RunError
 from sentiment.run import differences
 
 FOLDER, KEPT = "checkpoints", 2
@@ -34,12 +34,10 @@ def header(path):
 def newest(folder, run):
     """The step of the newest intact checkpoint, or 0. Removes newer, damaged ones.
 
-    RunError: all are damaged; UserError: other settings, or an older version.
+    RunError: all are damaged; UserError: other settings.
     """
     found = paths(folder)
     for i, path in enumerate(found):
-        if path.is_dir():
-            raise UserError(f"--resume: {path} is of an older version; use --overwrite_output_dir")
         if files.is_whole(path):
             state = header(path)
             run.check_resumes(state["identity"])

@@ -40,16 +40,11 @@ def barrier(accelerator):
 
 @peer_lost()
 def all_reduce(accelerator, tensor):
-    """The sum of a tensor over all ranks, on every rank."""
-    return tensor if accelerator.num_processes == 1 else accelerator.reduce(tensor, "sum")
+    """Sum a tensor over all ranks, in place. Returns it."""
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
 
 
 def broadcast(accelerator, number):  # 0 on the others
     return int(all_reduce(accelerator, torch.tensor(number, device=accelerator.device)))
-
-
-@peer_lost()
-def all_reduce_in_place(accelerator, tensor):
-    """As `all_reduce`, without a copy."""
-    if accelerator.num_processes > 1:
-        torch.distributed.all_reduce(tensor)

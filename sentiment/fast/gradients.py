@@ -31,7 +31,7 @@ class Gradients:
         loss, ranks that stop, norm before scaling.
         """
         self.sums[1].fill_(bool(stop))  # an assignment would wait for a GPU
-        distributed.all_reduce_in_place(self.accelerator, self.all)
+        distributed.all_reduce(self.accelerator, self.all)
         self.accelerator.unscale_gradients()
         if self.all.device.type == "cpu":  # one sum of 67 million squares is 0.5% off
             for parameter in self.parameters:

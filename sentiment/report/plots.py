@@ -103,7 +103,7 @@ def training(axes, scores, probabilities, labels, log):
     curves, steps = {}, [entry for entry in log if "loss" in entry]
     for entry in log:
         scores = entry.get("eval", {"split": "training", **entry})
-        curve = curves.setdefault(str(scores.get("split", "scored")), [])
+        curve = curves.setdefault(scores["split"], [])
         curve.append((entry["step"], scores["loss"]))
     for split, curve in curves.items():
         style = "." if split == "training" else "o-"

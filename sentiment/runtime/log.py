@@ -60,7 +60,7 @@ def read_log(folder):
         match entry:
             case {"step": int(), "loss": float(), "learning_rate": float()}:
                 entries.append(entry)
-            case {"step": int(), "eval": {"loss": float()}}:
+            case {"step": int(), "eval": {"loss": float(), "split": str()}}:
                 entries.append(entry)
             case _:
                 break
