@@ -115,7 +115,7 @@ def train(run, step, accelerator, classifier, sets, log, stop):
     state = accelerator, classifier, optimizer
     compute = Graphs(partial(backward, accelerator, classifier, settings.label_smoothing_factor))
     train_set = sets["train"]
-    of_class = train_set.class_weights(settings.class_weight, len(run.labels))
+    of_class = train_set.class_weights(settings.class_weight)
     max_tokens, run.history = checkpoint.load(run, step, *state)
     try:
         while True:
@@ -203,7 +203,7 @@ def accumulate_gradients(
         if accelerator.scaler:  # set up by scale(), which an empty share never calls
             accelerator.scaler.scale(gradients.sums)
         try:
-            given = train_set.ids, mine, max_tokens, train_set.labels
+            given = train_set.ids, mine, max_tokens, train_set.targets
             for _, inputs, targets in inference.passes(classifier, *given):
                 gradients.sums[0].add_(compute(inputs, targets, weights))
             return max_tokens
@@ -216,11 +216,11 @@ def backward(accelerator, classifier, smoothing, inputs, targets, weights):
     """Add the gradients of one micro-batch. Returns its part of the loss."""
     with accelerator.autocast():
         logits = classifier(**inputs).logits.float()
+    # Label smoothing (Szegedy et al. 2016), by which targets of 0 stay 0.
+    targets = targets.lerp(targets.mean(dim=1, keepdim=True), smoothing)
     # A sum, whose weights sum to 1 over the global batch: exact for a short last batch, uneven
-    # shares and any micro-batches. Label smoothing: Szegedy et al. 2016.
-    loss = torch.nn.functional.cross_entropy(
-        logits, targets, weights, reduction="sum", label_smoothing=smoothing
-    )
+    # shares and any micro-batches.
+    loss = torch.nn.functional.cross_entropy(logits, targets, weights, reduction="sum")
     accelerator.backward(loss)
     return loss.detach()
 

@@ -18,7 +18,7 @@ import pyarrow
 from sentiment import labels as rules
 from sentiment.columns import join, of_text
 from sentiment.errors import UserError, first_line
-from sentiment.hub import checks, source
+from sentiment.hub import checks, soft, source
 from sentiment.tokens import LARGE
 
 HELD_OUT = "held out of train"  # in place of test
@@ -47,8 +47,9 @@ class Reviews(Sequence):
     split: str
     columns: dict  # {name: pyarrow.ChunkedArray} that make up a text, perhaps mapped from a file
     rows: numpy.ndarray  # int64: the reviews' row numbers, from 0
-    labels: numpy.ndarray  # their classes' names
+    labels: numpy.ndarray  # their classes' names; of soft labels, the most probable
     commit: str | None = None  # of the data set on the Hub
+    soft: numpy.ndarray | None = None  # float32 [N, C]: the classes' probabilities, if given
 
     def __len__(self):
         return len(self.rows)
@@ -62,7 +63,8 @@ class Reviews(Sequence):
         return join(column[row].as_py() for column in self.columns.values())
 
     def at(self, positions):
-        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
+        soft = None if self.soft is None else self.soft[positions]
+        return replace(self, rows=self.rows[positions], labels=self.labels[positions], soft=soft)
 
     @functools.cached_property
     def hashes(self):
@@ -88,9 +90,10 @@ class Reviews(Sequence):
 
     @functools.cached_property
     def sha256(self):
-        """Of json.dumps([texts, labels])."""
+        """Of json.dumps([texts, labels]), or of [texts, labels, soft labels]."""
+        soft_labels = [] if self.soft is None else self.soft.tolist()
         digest = hashlib.sha256()
-        for before, words in (("[[", self), ("], [", self.labels)):
+        for before, words in (("[[", self), ("], [", self.labels), ("], [", soft_labels)):
             for word in words:
                 digest.update((before + json.dumps(word)).encode())
                 before = ", "
@@ -121,13 +124,16 @@ def load_split(settings, split, known=()):
         columns = {name: as_texts(table[name], f"{where}, column {name}") for name in text_columns}
         parts = zip(*map(values, columns.values()), strict=True)
         with_text = numpy.fromiter((bool(join(each)) for each in parts), bool, len(table))
-        codes, labels = encode(table[label_column], names, f"{where}, column {label_column}")
+        place = f"{where}, column {label_column}"
+        codes, labels, given = encode(table[label_column], names, place)
     # Strings that are not UTF-8; a number without a name.
     except (ValueError, IndexError) as error:
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
     by_count = (-numpy.bincount(codes, minlength=len(labels))).argsort(kind="stable")
     read, classes = rules.read([labels[i] for i in by_count], names, settings.label_map, known)
-    named = numpy.array([read[label] for label in labels], object)[codes]
+    named, probabilities = numpy.array([read[label] for label in labels], object)[codes], None
+    if given is not None:
+        named, probabilities = soft.by_class(named, given, read, classes, place)
     usable = with_text & (named != "")
     report = [note] if note else []
     if not usable.all():
@@ -136,7 +142,8 @@ def load_split(settings, split, known=()):
     report += checks.respelled(label_column, codes, labels, read, settings.label_map)
     if rows.info.builder_name == "csv":
         report += checks.stray_quotes(columns, labels)
-    reviews = Reviews(split, columns, numpy.flatnonzero(usable), named[usable], commit)
+    rows = numpy.arange(len(table))
+    reviews = Reviews(split, columns, rows, named, commit, probabilities).at(usable)
     return reviews, classes, report
 
 
@@ -166,18 +173,20 @@ def as_texts(column, where):
 
 
 def encode(column, names, where):
-    """(A code for each row, the different labels by code; the last is None). Raises UserError.
+    """(A code for each row; the different labels by code, the last of which is None; probabilities
+    by soft.read, or None). Raises UserError, ValueError.
 
     names: a ClassLabel's, which takes the place of numbers.
     """
     if pyarrow.types.is_nested(column.type) or isinstance(column.type, MIXED):
-        found = f"unlike {rules.some([repr(column[0].as_py())])}; see --label_column"
-        raise UserError(f"{where}: labels must be all integers or all strings, {found}")
+        return soft.read(values(column), where)
     encoded = column.dictionary_encode().combine_chunks()
     labels = encoded.dictionary.to_pylist()
+    if any(isinstance(label, str) and label.startswith(soft.OBJECT) for label in labels):
+        return soft.read(values(column), where)
     labels = [names[i] if i >= 0 else None for i in labels] if names else labels
     codes = encoded.indices.fill_null(len(labels)).to_numpy(zero_copy_only=False)
-    return codes, [*labels, None]
+    return codes, [*labels, None], None
 
 
 def stratified(labels, size, seed, at_least=0):

@@ -15,24 +15,24 @@ from sentiment.fast import packing
 from sentiment.tokens import BAR
 
 
-def passes(model, ids, chosen, max_tokens, labels=None):
-    """The forward passes over the reviews `chosen`: (their indices, the model's inputs, classes).
+def passes(model, ids, chosen, max_tokens, targets=lambda chosen: torch.empty(len(chosen), 0)):
+    """The forward passes over the reviews `chosen`: (their indices, the model's inputs, targets).
 
-    ids: an int64 tensor for each review; max_tokens: per pass, with padding unless packed; labels:
-    class ids [N]. Packed on a GPU, more rows follow.
+    ids: an int64 tensor for each review; max_tokens: per pass, with padding unless packed; targets:
+    of reviews by index, float32 [B, C]. Packed on a GPU, more rows follow, with targets 0.
     """
     lengths, packed = {i: len(ids[i]) for i in chosen}, packing.applies(model)
     for group in batches.micro_batches(chosen, lengths, max_tokens, not packed):
-        reviews, classes = [ids[i] for i in group], [] if labels is None else labels[group].tolist()
+        reviews, wanted = [ids[i] for i in group], targets(group)
         if packed and model.device.type != "cpu":
-            yield group, *packing.in_one_row(model, reviews, classes)
+            yield group, *packing.in_one_row(model, reviews, wanted)
             continue
         side = getattr(model, "padding_side", "right")  # trial.check sets it
         inputs = batches.pad(reviews, model.pad_token_id, side)
         inputs = {name: packing.send(part, model.device) for name, part in inputs.items()}
         if packed:
             packing.add_layout(inputs)
-        yield group, inputs, packing.send(torch.tensor(classes), model.device)
+        yield group, inputs, packing.send(wanted, model.device)
 
 
 @torch.inference_mode()

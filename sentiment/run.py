@@ -124,7 +124,7 @@ class Run:
         for each in (self.reviews["train"], self.reviews["eval"]):
             expected[str] += [each["split"], each["sha256"]]
             rows = [] if isinstance(each["rows"], str) else each["rows"]
-            expected[int] += [*rows, each.get("reviews", 0)]
+            expected[int] += [*rows, each["reviews"]]
         typed = all(isinstance(value, kind) for kind in expected for value in expected[kind])
         if not typed or min(expected[int]) < 0:
             raise ValueError

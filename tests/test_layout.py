@@ -11,7 +11,7 @@ CORE = sorted(PACKAGE.glob("*.py"))
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The only modules of the core that import a room, and what they import.
-EXCEPTIONS = {"inference": {"fast.packing"}, "data": {"hub.checks", "hub.source"}}
+EXCEPTIONS = {"inference": {"fast.packing"}, "data": {"hub.checks", "hub.soft", "hub.source"}}
 
 
 def imports(path):
@@ -71,9 +71,9 @@ def test_nothing_in_the_package_imports_a_script():
 @pytest.mark.parametrize(
     ("limit", "paths"),
     [
-        (15_500, SCRIPTS[:1]),
-        (61_000, CORE),
-        (150_000, [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")]),
+        (16_000, SCRIPTS[:1]),
+        (63_000, CORE),
+        (154_000, [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")]),
     ],
     ids=["train.py", "core", "sentiment"],
 )

@@ -86,15 +86,16 @@ def kernel(query, key, value, bias, *where, scale):
 def test_logits_and_all_gradients_match_the_padded_model(tmp_path, kind, lengths, way, monkeypatch):
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", kernel)
     models = pair(tmp_path, kind)
-    reviews, labels = texts(lengths, models[0]), [i % 3 for i in range(len(lengths))]
+    reviews, labels = texts(lengths, models[0]), torch.tensor([i % 3 for i in range(len(lengths))])
     found = []
     for model in models:
         if way == "a GPU's" and model is models[1]:
-            inputs, classes = packing.in_one_row(model, reviews, labels)
+            one_hot = torch.nn.functional.one_hot(labels, 3).float()
+            inputs, targets = packing.in_one_row(model, reviews, one_hot)
             logits = model(**inputs).logits
         else:
-            logits, classes = compute(model, reviews), torch.tensor(labels)
-        torch.nn.functional.cross_entropy(logits, classes, reduction="sum").backward()
+            logits, targets = compute(model, reviews), labels
+        torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
         found.append((logits[: len(lengths)], [p.grad for p in model.parameters()]))
     (wanted, gradients), (logits, ours) = found
     assert torch.allclose(logits, wanted, rtol=0, atol=1e-5)
@@ -119,28 +120,29 @@ def test_logits_and_all_gradients_match_the_padded_model(tmp_path, kind, lengths
 def test_a_gpu_sees_few_different_shapes(tmp_path, lengths, tokens, reviews, longest):
     """Made-up reviews, at least one, fill up the row; each has a token or more."""
     _, model = pair(tmp_path, "roberta")
-    inputs, classes = packing.in_one_row(model, texts(lengths, model), list(range(len(lengths))))
+    given = torch.rand(len(lengths), 3)
+    inputs, targets = packing.in_one_row(model, texts(lengths, model), given)
     layout = inputs["layout"]
     assert inputs["input_ids"].shape == inputs["position_ids"].shape == (1, tokens)
     assert layout.starts.tolist()[: len(lengths)] == [sum(lengths[:i]) for i in range(len(lengths))]
     assert layout.starts[-1] == tokens
-    assert len(classes) == len(layout.starts) - 1 == reviews
+    assert targets.shape == (len(layout.starts) - 1, 3) == (reviews, 3)
     assert layout.starts.diff().min() >= 1
     assert layout.starts.diff().max() <= layout.longest == longest
-    assert classes.tolist()[: len(lengths) + 1] == [*range(len(lengths)), packing.NO_CLASS]
-    assert set(classes.tolist()[len(lengths) :]) == {packing.NO_CLASS}
+    assert torch.equal(targets[: len(lengths)], given)
+    assert not targets[len(lengths) :].any()
 
 
 @pytest.mark.parametrize(("kind", "first"), [("distilbert", 0), ("bert", 0), ("roberta", 2)])
 def test_a_gpu_gets_each_token_with_its_position(tmp_path, kind, first):
     _, model = pair(tmp_path, kind)
     reviews = texts([3, 2], model)
-    inputs, classes = packing.in_one_row(model, reviews, [])
+    inputs, targets = packing.in_one_row(model, reviews, torch.empty(2, 0))  # to predict
     padding = [model.pad_token_id] * 507
     assert inputs["input_ids"].tolist() == [torch.cat(reviews).tolist() + padding]
     positions = [0, 1, 2, 0, 1] + [0] * 507
     assert inputs["position_ids"].tolist() == [[first + position for position in positions]]
-    assert set(classes.tolist()) == {packing.NO_CLASS}
+    assert targets.shape == (32, 0)
 
 
 class Recorder:
@@ -176,7 +178,8 @@ def test_a_shape_is_recorded_at_its_second_pass_and_then_repeated(tmp_path, monk
 
     def run(length, weight=1.0):
         seen.clear()
-        given = *packing.in_one_row(model, texts([length], model), [1]), torch.tensor([weight])
+        inputs, targets = packing.in_one_row(model, texts([length], model), torch.ones(1, 2))
+        given = inputs, targets, torch.tensor([weight])
         return compute(*given), given
 
     compute = Graphs(lambda *given: seen.append((Recorder.recording, given)) or torch.ones(()))

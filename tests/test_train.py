@@ -83,15 +83,28 @@ def close(losses):
     return pytest.approx(losses, rel=1e-6, abs=3e-7)
 
 
-def plain_loop(model, folder, settings):
+def softened(rows):
+    """The reviews with labels that are more or less sure, and sometimes wrong."""
+    rng, found = random.Random(5), []
+    for text, label in rows:
+        other = {"negative": "positive", "positive": "negative"}[label]
+        share = rng.uniform(0.4, 1)
+        found.append((text, {label: share, other: 1 - share}))
+    return found
+
+
+def probabilities(label):
+    return label if isinstance(label, dict) else {"negative": 0, "positive": 0, label: 1}
+
+
+def plain_loop(model, folder, settings, reviews):
     """(losses, learning rates, tokens) of a plain loop over the same batches: whole, padded,
-    without Accelerate.
+    without Accelerate. reviews: (text, {name: probability}).
     """
     tokenizer, classifier = (
         transformers.AutoTokenizer.from_pretrained(model),
         fresh(model, settings["seed"]),
     )
-    reviews = tiny.reviews(41, seed=1)
     rows = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
     reviews = reviews if rows == "all" else [reviews[row] for row in rows]
     lengths = [len(tokenizer(text)["input_ids"]) for text, _ in reviews]
@@ -117,7 +130,7 @@ def plain_loop(model, folder, settings):
             classes, smoothing = ["negative", "positive"], settings["label_smoothing_factor"]
             targets = torch.tensor(
                 [
-                    [(label == name) * (1 - smoothing) + smoothing / 2 for name in classes]
+                    [label[name] * (1 - smoothing) + smoothing / 2 for name in classes]
                     for label in labels
                 ]
             )
@@ -144,20 +157,31 @@ def plain_loop(model, folder, settings):
 
 
 @pytest.mark.parametrize(
-    ("model", "max_tokens", "padded", "smoothing"),
+    ("model", "labels", "max_tokens", "padded", "smoothing"),
     [
-        ("without_dropout", 8192, False, 0.0),
-        ("without_dropout", 30, False, 0.1),
-        ("without_dropout", 30, True, 0.0),
-        ("distilbert", 8192, True, 0.0),  # dropout draws the oracle's numbers in a stock model only
+        ("without_dropout", "hard", 8192, False, 0.0),
+        ("without_dropout", "hard", 30, False, 0.1),
+        ("without_dropout", "hard", 30, True, 0.0),
+        ("without_dropout", "soft", 8192, False, 0.0),
+        ("without_dropout", "mixed", 30, False, 0.1),
+        # dropout draws the oracle's numbers in a stock model only
+        ("distilbert", "hard", 8192, True, 0.0),
     ],
 )
 def test_a_run_equals_a_plain_loop_step_by_step(
-    tmp_path, model, max_tokens, padded, smoothing, reviews, monkeypatch, request
+    tmp_path, model, labels, max_tokens, padded, smoothing, reviews, monkeypatch, request
 ):
     """With micro-batches of up to 30 tokens too, and with a last batch of one review in every
     epoch.
     """
+    rows = tiny.reviews(41, seed=1)
+    given = {"hard": rows, "soft": softened(rows), "mixed": [*rows[:20], *softened(rows[20:])]}
+    if labels != "hard":
+        folder = tmp_path / "data"
+        shutil.copytree(reviews, folder)
+        (folder / "train.csv").unlink()
+        tiny.write(folder / "train.jsonl", given[labels])
+        reviews = folder
     if padded:
         monkeypatch.setattr(packing, "install", lambda *_: None)
     model, settings = request.getfixturevalue(model), {**PLAIN, "label_smoothing_factor": smoothing}
@@ -165,7 +189,8 @@ def test_a_run_equals_a_plain_loop_step_by_step(
         model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **settings
     )
     steps, _ = tiny.read_log(folder)
-    losses, rates, tokens = plain_loop(model, folder, settings)
+    targets = [(text, probabilities(label)) for text, label in given[labels]]
+    losses, rates, tokens = plain_loop(model, folder, settings, targets)
     assert len(steps) == len(losses) == 12
     assert [step["loss"] for step in steps] == close(losses)
     assert [step["learning_rate"] for step in steps] == pytest.approx(rates, rel=1e-12)

@@ -16,7 +16,6 @@ from sentiment.fast import attention, dropout
 
 TOKENS = 64  # on a CPU, passes are padded to a multiple: oneDNN builds a kernel for each shape
 GPU_TOKENS, GPU_REVIEWS = 512, 32  # on a GPU, T is a multiple; B a power of two, at least this
-NO_CLASS = -100  # cross_entropy ignores it
 TOGETHER = 512  # tokens of short reviews that a CPU attends to at once; more leave its caches
 # Where the encoder is. It needs a list `layer`, attention that calls AttentionInterface and passes
 # its keyword arguments on, projections as attention.attend names them, a head that reads token 0.
@@ -71,8 +70,8 @@ def add_layout(inputs):
     inputs["layout"] = Layout(starts, mask.shape[1], tokens, groups)
 
 
-def in_one_row(model, reviews, classes):
-    """On a GPU: inputs and classes. Made-up reviews round T and B up, so that few shapes occur."""
+def in_one_row(model, reviews, targets):
+    """On a GPU: inputs and targets. Made-up reviews round T and B up, so that few shapes occur."""
     filler = max(GPU_REVIEWS, 2 ** len(reviews).bit_length()) - len(reviews)
     lengths = [*map(len, reviews), *[1] * filler]
     lengths[-1] += -sum(lengths) % GPU_TOKENS
@@ -82,12 +81,13 @@ def in_one_row(model, reviews, classes):
     ids = pad(torch.cat(reviews), spare, value=model.pad_token_id)
     positions = pad(torch.cat([torch.arange(len(each)) for each in reviews]), spare) + first
     starts = torch.tensor([0, *itertools.accumulate(lengths)])
-    classes = torch.tensor(classes + [NO_CLASS] * (len(lengths) - len(classes)))
-    parts = ids, positions, starts, classes
+    targets = pad(targets, (0, 0, 0, filler))  # a loss of 0
+    parts = ids, positions, starts, targets.flatten().view(torch.int64)
     staged = send(torch.cat(parts), model.device)  # one copy
-    ids, positions, starts, classes = staged.split(list(map(len, parts)))
+    ids, positions, starts, floats = staged.split(list(map(len, parts)))
+    targets = floats.view(torch.float32).view(targets.shape)
     layout = Layout(starts.int(), -(-max(lengths) // GPU_TOKENS) * GPU_TOKENS)
-    return {"input_ids": ids[None], "position_ids": positions[None], "layout": layout}, classes
+    return {"input_ids": ids[None], "position_ids": positions[None], "layout": layout}, targets
 
 
 def send(tensor, device):

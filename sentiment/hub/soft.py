@@ -1,0 +1,57 @@
+"""Soft labels: objects {name: probability} in place of names, as predict.py writes them."""
+
+import json
+
+import numpy
+import pandas
+
+from sentiment.errors import UserError
+from sentiment.labels import label_name, some
+
+OBJECT = '{"'  # how one begins in a column of strings
+
+
+def read(labels, where):
+    """What data.encode returns; probabilities: a table of the rows with objects, with a column for
+    each name. UserError; ValueError for invalid JSON.
+
+    labels: names, integers, None and objects, perhaps in JSON.
+    """
+    labels = [
+        json.loads(each) if isinstance(each, str) and each.startswith(("{", '"')) else each
+        for each in labels
+    ]
+    objects = {row: label for row, label in enumerate(labels) if isinstance(label, dict)}
+    if not objects:
+        way = "all integers, all strings, or names and objects {name: probability}"
+        found = some([repr(labels[0])])
+        raise UserError(f"{where}: labels must be {way}, unlike {found}; see --label_column")
+    table = pandas.DataFrame.from_dict(objects, orient="index").dropna(how="all")  # as for no text
+    table = table.apply(pandas.to_numeric, errors="coerce")
+    right = (table >= 0).all(axis=1) & ((table.sum(axis=1) - 1).abs() <= 1e-3)
+    right &= all(map(label_name, table.columns))
+    for row in right.index[~right][:1]:
+        names, given = some(list(table.columns)), some([json.dumps(objects[row])])
+        needs = f"needs a probability for each of {names}, with sum 1"
+        raise UserError(f"{where}, row {row}: {given} {needs}")
+    best = dict.fromkeys(objects) | table.idxmax(axis=1).to_dict()
+    labels = [best.get(row, label) for row, label in enumerate(labels)]
+    codes, names = pandas.factorize(numpy.array([*labels, *table.columns], object))
+    codes = numpy.where(codes < 0, len(names), codes)[: len(labels)]
+    return codes, [*names, None], table
+
+
+def by_class(named, table, read, classes, where):
+    """(The most probable class of N rows, or ""; float32 [N, C], with 1 for the class of a name).
+    Raises UserError.
+
+    named: the classes by name; table: what `read` returns; read: {label: class}.
+    """
+    of_names = [read[name] for name in table.columns]
+    if odd := sorted(set(named) - set(of_names) - {""}):
+        reason = f"the probabilities are of {some(of_names)}, but other rows say {some(odd)}"
+        raise UserError(f"{where}: {reason}; see --label_map")
+    result = (named[:, None] == numpy.array(classes, object)).astype(numpy.float32)
+    result[table.index] = table @ [[of == name for name in classes] for of in of_names]
+    best = numpy.array(classes, object)[result.argmax(axis=1)]
+    return numpy.where(named == "", "", best), result
