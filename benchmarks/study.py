@@ -5,17 +5,20 @@ paired by seed.
         --model FOLDER --train TRAIN.csv --scored VALIDATION.csv --results results.jsonl
     python benchmarks/study.py --results results.jsonl --compare plain
 
-A variant is `plain` (learning rate 5e-5, 3 epochs, the first tokens of a long review), or changes
+A variant is `plain` (learning rate 5e-5, 3 epochs, no label smoothing, the first tokens of a long
+review), or changes
 to it, joined by +. A change is a flag of train.py, or one of these: tail (the last tokens of a long
 review), no_breaks (HTML line breaks read as spaces), reinit=N (reset the last N layers, Zhang et
 al. 2021), layer_decay=F (learning rate per layer, ditto), average=F (average the weights over the
-last fraction F of the steps), short_first (short reviews first, in the first epoch). train.py's
-default is num_train_epochs=5+no_breaks+tail. Each run appends a line of JSON to --results; runs
-that are already there are skipped. Results: study.md and study.jsonl.
+last fraction F of the steps), short_first (short reviews first, in the first epoch), soft=N (also
+train on the first N lines of --soft: texts labelled by predict.py --jsonl --output_format jsonl).
+train.py's default is num_train_epochs=5+no_breaks+tail. Each run appends a line of JSON to
+--results; runs that are already there are skipped. Results: study.md and study.jsonl.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import multiprocessing
@@ -42,8 +45,8 @@ from sentiment.fast.graphs import Graphs
 from sentiment.runtime import device, launch
 
 JOBS = 2  # runs at once
-PLAIN = ["--learning_rate", "5e-5", "--num_train_epochs", "3"]
-TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "short_first")
+PLAIN = ["--learning_rate", "5e-5", "--num_train_epochs", "3", "--label_smoothing_factor", "0"]
+TRICKS = ("tail", "no_breaks", "reinit", "layer_decay", "average", "short_first", "soft")
 
 
 def parse(variant):
@@ -182,23 +185,32 @@ def train_variant(args, tricks):
     return metrics.score(logits, test_set.labels, labels), seen, seconds
 
 
-def write_reviews(folder, args):
-    """The data set that train.py reads: shorter reviews first, an order that short_first alone
-    makes use of.
+def count_of(variant):
+    return int(parse(variant)[1].get("soft", 0))
+
+
+def write_reviews(folder, args, count):
+    """The data set that train.py reads, with `count` lines of --soft: shorter reviews first, an
+    order that short_first alone makes use of.
     """
+    folder.mkdir()
     for split, source in (("train", args.train), ("test", args.scored)):
         with open(source, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["text", "label"], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(sorted(rows, key=lambda row: len(row["text"])))
+        if split == "train" and count:
+            with open(args.soft, encoding="utf-8") as file:
+                found = map(json.loads, itertools.islice(file, count))
+                rows += [{"text": row["text"], "label": row["probabilities"]} for row in found]
+        with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
+            for row in sorted(rows, key=lambda row: len(row["text"])):
+                file.write(json.dumps({"text": row["text"], "label": row["label"]}) + "\n")
 
 
 def run(job):
     """One run, in its own process. Returns its line for --results."""
     folder, model, variant, seed = job
     argv, tricks = parse(variant)
+    folder = f"{folder}/{count_of(variant)}"
     threads = max(1, os.cpu_count() // JOBS)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # set_up would take all cores
     torch.set_num_threads(threads)
@@ -251,6 +263,7 @@ def main():
     parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--model", help="folder of an encoder")
     parser.add_argument("--train", type=Path, help="CSV of text and label")
+    parser.add_argument("--soft", type=Path, help="JSON lines of text and probabilities")
     parser.add_argument("--scored", type=Path, help="CSV of text and label, to choose by")
     parser.add_argument(
         "--results",
@@ -268,8 +281,8 @@ def main():
     there = {(row["variant"], row["seed"]) for row in read(args.results)}
     wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
     with tempfile.TemporaryDirectory() as folder:
-        if wanted:
-            write_reviews(Path(folder), args)
+        for count in {count_of(variant) for variant, _ in wanted}:
+            write_reviews(Path(folder, str(count)), args, count)
         jobs = [(folder, args.model, *job) for job in wanted if job not in there]
         with multiprocessing.get_context("fork").Pool(JOBS, maxtasksperchild=1) as pool:
             for row in pool.imap_unordered(run, jobs):
