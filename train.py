@@ -64,7 +64,8 @@ def parse_args(argv):
     add("--num_train_epochs", count, 5, "passes over the training reviews")
     dropout = "attention dropout probability (default: the model's)"
     add("--attention_dropout", rate, None, dropout)
-    add("--label_smoothing_factor", rate, 0.0, "label smoothing epsilon")
+    smoothing = "label smoothing epsilon (default: 0.1, or 0 with soft labels)"
+    add("--label_smoothing_factor", rate, None, smoothing)
     add("--class_weight", ["none", "balanced"], "none", "balanced: all classes count the same")
     add("--max_grad_norm", number(float, 0), 1.0, "gradient clipping, 0 for none")
     choices = ["auto", "no", "bf16", "fp16"]
@@ -168,19 +169,31 @@ def end_epoch(run, step, score, max_tokens, state):
     if validates:
         run.history = [*run.history[: epoch - 1], scores[settings.metric_for_best_model]]
     over = over or epoch - run.best_epoch >= (settings.early_stopping_patience or math.inf)
-    if settings.load_best_model_at_end:
+    if settings.load_best_model_at_end or over:  # before other weights are loaded, or calibrated
         checkpoint.save(run, step, max_tokens, *state)
-        if over and run.best_epoch < epoch:
-            checkpoint.load(run, run.best_epoch * run.steps_per_epoch, *state)
+    if settings.load_best_model_at_end and over and run.best_epoch < epoch:
+        checkpoint.load(run, run.best_epoch * run.steps_per_epoch, *state)
     return over
 
 
 def evaluate(run, accelerator, classifier, sets, log, stop, part, max_tokens, **more):
-    """Log and return the scores of a part of the data. Raises Stopped."""
-    scored = sets[part]
-    given = accelerator, classifier, scored.ids, run.precision, max_tokens, stop
-    scores = metrics.score(inference.shared_logits(*given), scored.labels, run.labels) | more
-    scores["split"] = data.scored_as(scored.split, Namespace(**run.settings))
+    """Log and return the scores of a part of the data. Raises Stopped.
+
+    Calibrates the model on a validation split before "eval", which comes last.
+    """
+
+    def logits(part):
+        given = accelerator, classifier, sets[part].ids, run.precision, max_tokens, stop
+        return inference.shared_logits(*given)
+
+    if part == "eval" and "validation" in run.reviews:
+        labels = sets["validation"].labels
+        more["temperature"] = temperature = metrics.temperature(logits("validation"), labels)
+        *_, last = (each for each in classifier.modules() if isinstance(each, torch.nn.Linear))
+        for parameter in last.parameters():  # of the layer whose outputs are the logits
+            parameter.data /= temperature
+    scores = metrics.score(logits(part), sets[part].labels, run.labels) | more
+    scores["split"] = data.scored_as(sets[part].split, Namespace(**run.settings))
     log.evaluation(scores)
     return scores
 
@@ -228,6 +241,8 @@ def backward(accelerator, classifier, smoothing, inputs, targets, weights):
 def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin):
     """Settings with defaults filled in, data, model and machine, for run.json."""
     args.max_length = tokenizer.model_max_length
+    if args.label_smoothing_factor is None:
+        args.label_smoothing_factor = 0.1 if reviews["train"].soft is None else 0.0
     args.max_tokens_per_device = args.max_tokens_per_device or inference.token_budget(classifier)
     identities = {part: each.identity() for part, each in reviews.items()}
     commit, digest = origin

@@ -1,8 +1,10 @@
 """Logits and labels -> numbers, by scikit-learn."""
 
-import torch
+from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, roc_auc_score
 from sklearn.metrics import precision_recall_fscore_support as class_scores
+from torch import as_tensor
+from torch.nn.functional import cross_entropy
 
 from sentiment import intervals
 
@@ -25,7 +27,7 @@ def score(logits, labels, names):
     calibration_error: the expected one (Guo et al. 2017), the mean over reviews of their bin's
     gap; brier_score: from 0 (best) to 1; confusion_matrix: a row for each true class.
     """
-    logits, labels, ids = logits.double(), torch.as_tensor(labels), range(len(names))
+    logits, labels, ids = logits.double(), as_tensor(labels), range(len(names))
     probabilities = logits.softmax(dim=1)
     predictions = probabilities.argmax(dim=1)
     confusion = confusion_matrix(labels, predictions, labels=ids)
@@ -44,7 +46,7 @@ def score(logits, labels, names):
         "precision": precision,
         "recall": recall,
         "roc_auc": sum(aucs.values()) / len(aucs) if aucs else None,
-        "loss": torch.nn.functional.cross_entropy(logits, labels).item(),
+        "loss": cross_entropy(logits, labels).item(),
         "calibration_error": sum(gaps) / len(labels),
         "brier_score": brier_score_loss(labels, probabilities, labels=ids, scale_by_half=True),
         "reviews": len(labels),
@@ -56,6 +58,20 @@ def score(logits, labels, names):
             for name, (p, r, f, n) in zip(names, rows, strict=True)
         },
     }
+
+
+def temperature(logits, labels):
+    """What [N, C] logits are divided by for the least cross-entropy (Guo et al. 2017): 0.1 to 10.
+
+    One more review of each class keeps it finite if all predictions are right.
+    """
+    logits, (reviews, classes) = logits.double(), logits.shape
+    smoothing = classes / (reviews + classes)
+
+    def loss(divisor):
+        return cross_entropy(logits / divisor, labels, label_smoothing=smoothing).item()
+
+    return minimize_scalar(loss, bounds=(0.1, 10)).x
 
 
 def metric_intervals(confusion, averaged, aucs):

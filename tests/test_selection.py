@@ -13,6 +13,7 @@ import tiny
 import torch
 import transformers
 from safetensors.torch import load_file
+from scipy.optimize import brentq
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -25,6 +26,7 @@ from sentiment.tokens import Encoded
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SETTINGS = {"learning_rate": 5e-3, "num_train_epochs": 6, "train_batch_size": 8, "seed": 3}
+SETTINGS |= {"label_smoothing_factor": 0}
 BEST = {"load_best_model_at_end": True}
 NAMES = ["negative", "positive"]
 
@@ -122,9 +124,23 @@ class Plain:
         values = [(1 if metric == "loss" else -1) * scores[metric] for scores in self.scores]
         return values.index(min(values)) + 1
 
-    def test_scores(self, folder, epoch):
+    @torch.no_grad()
+    def calibrate(self, folder, epoch):
+        """Give the classifier the weights of an epoch, with a temperature. Returns that."""
         self.classifier.load_state_dict(self.states[epoch - 1])
-        return self.score(folder / "test.csv")
+        texts, labels = read(folder / "validation.csv")
+        logits = self.logits(texts).double().numpy()
+        targets = numpy.eye(2)[labels] + 1 / len(labels)  # one more review of each class
+
+        def slope(factor):  # of the cross-entropy
+            odds = numpy.exp(factor * logits)
+            probabilities = odds / odds.sum(1, keepdims=True)
+            return (logits * (probabilities * targets.sum(1, keepdims=True) - targets)).sum()
+
+        temperature = 1 / brentq(slope, 0.1, 10)
+        for parameter in self.classifier.classifier.parameters():
+            parameter /= temperature
+        return temperature
 
 
 @pytest.fixture(scope="module")
@@ -152,16 +168,17 @@ def check(folder, loop, splits, metric, epochs=6):
         wanted = [each[name] for each in loop.scores[:epochs]]
         assert [each[name] for each in scored] == close(wanted)
     epoch, metrics = loop.best(metric), tiny.read(folder, "metrics.json")
+    temperature = loop.calibrate(splits, epoch)
+    wanted = loop.score(splits / "test.csv")
     for found in (last, metrics):
         assert (found["split"], found["kept_epoch"]) == ("test", epoch)
-        assert {name: found[name] for name in loop.scores[0]} == close(
-            loop.test_scores(splits, epoch)
-        )
+        assert found["temperature"] == close(temperature)
+        assert {name: found[name] for name in wanted} == close(wanted)
     run = tiny.read(folder, "run.json")
     assert run["history"] == [each[metric] for each in scored]
     assert [part["split"] for part in run["reviews"].values()] == ["train", "validation", "test"]
     saved = load_file(folder / "model.safetensors")
-    for name, tensor in loop.states[epoch - 1].items():
+    for name, tensor in loop.classifier.state_dict().items():
         if "k_lin.bias" not in name:  # softmax cancels it: its gradient is rounding alone
             assert torch.allclose(saved[name], tensor, atol=1e-4), name
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -188,7 +205,7 @@ def test_a_run_with_selection_equals_a_plain_loop(
 
 def test_class_weights_and_label_smoothing_go_together(tmp_path, calm, splits):
     more = {"class_weight": "balanced", "label_smoothing_factor": 0.2}
-    folder = tiny.train(calm, splits, tmp_path / "run", **SETTINGS, **more)
+    folder = tiny.train(calm, splits, tmp_path / "run", **SETTINGS | more)
     wanted = Plain(calm, splits, weighted=True, smoothing=0.2).losses
     assert [step["loss"] for step in tiny.read_log(folder)[0]] == close(wanted)
 
@@ -196,10 +213,11 @@ def test_class_weights_and_label_smoothing_go_together(tmp_path, calm, splits):
 def test_class_weights_are_scikit_learns():
     for seed in range(20):
         labels = torch.randint(4, (50,), generator=torch.Generator().manual_seed(seed))
-        found = Encoded("train", None, labels, None).class_weights("balanced", 5)
+        encoded = Encoded("train", None, 5, labels, None, None)
+        found = encoded.class_weights("balanced")
         wanted = compute_class_weight("balanced", classes=numpy.arange(4), y=labels.numpy())
         assert found.tolist() == pytest.approx([*wanted, 0], rel=1e-6)
-    assert Encoded("train", None, labels, None).class_weights("none", 5).tolist() == [1] * 5
+    assert encoded.class_weights("none").tolist() == [1] * 5
 
 
 def torchrun(calm, splits, folder, *more, env=None):
@@ -275,7 +293,8 @@ def undisturbed(tmp_path_factory, distilbert, splits):
             6,
             {"checkpointing_steps": 2},
         ),  # the best is not among the newest
-        (inference, "shared_logits", 7, {}),  # the test split, with the best weights
+        (inference, "shared_logits", 7, {}),  # for the temperature, with the best weights
+        (inference, "shared_logits", 8, {}),  # the test split, with the temperature
         (checkpoint, "write", 4, {}),
         (checkpoint, "load", 2, {}),  # of the best epoch
         (card, "write_results", 1, {"checkpointing_steps": 7}),
@@ -294,7 +313,7 @@ def test_a_crashed_run_resumes_to_the_same_best_epoch(
     assert result(folder) == undisturbed
 
 
-@pytest.mark.parametrize("at", [4, 7])
+@pytest.mark.parametrize("at", [4, 7, 8])
 def test_a_signal_in_an_evaluation_loses_nothing(
     tmp_path, distilbert, splits, undisturbed, monkeypatch, at
 ):
@@ -359,8 +378,12 @@ def test_the_epoch_kept_and_the_end(
     assert len(tiny.read_log(folder)[0]) == 5 * epochs
     assert [each["split"] for each in log] == ["validation"] * epochs + ["test"]
     saved = load_file(folder / "model.safetensors")
-    for weights in (seen[kept - 1], seen[-1]):
-        assert all(torch.equal(saved[name], tensor) for name, tensor in weights.items())
+    *_, calibrated = seen
+    assert all(torch.equal(saved[name], tensor) for name, tensor in calibrated.items())
+    for name, tensor in seen[kept - 1].items():
+        of_head = name in ("classifier.weight", "classifier.bias")
+        wanted = tensor / metrics["temperature"] if of_head else tensor
+        assert torch.equal(saved[name], wanted), name
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
@@ -533,7 +556,7 @@ def test_evaluate_scores_the_test_reviews_again_and_can_score_validation(
     evaluate.main(tiny.flags(model_name_or_path=folder, **more))
     found, history = tiny.read(tmp_path / "again", "metrics.json"), Run.read(folder).history
     assert (found["split"], found["reviews"]) == ("validation", 12)
-    assert found["loss"] == close(history[found["kept_epoch"] - 1])
+    assert found["loss"] < history[found["kept_epoch"] - 1]  # the temperature was fitted on them
     given = {"split": "validation", "max_eval_samples": 0, "output_dir": tmp_path / "other"}
     evaluate.main(tiny.flags(model_name_or_path=folder, **given))
     found = tiny.read(tmp_path / "other", "metrics.json")
