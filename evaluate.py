@@ -135,7 +135,7 @@ def load_reviews(args, run, now, differ):
     way = f"{way} scores it as it is now"
     if as_trained and args.max_eval_samples is None:
         reviews = find_again(run, part, dataset, way)
-        reviews.split = data.scored_as(split, now)
+        reviews.split = data.HELD_OUT if held_out else split
         return reviews, run.labels, part == "eval"
     reviews, names, notes = data.load_split(now, split, () if differ is None else run.labels)
     if notes and os.environ.get("RANK", "0") == "0":

@@ -116,7 +116,7 @@ def train(run, step, accelerator, classifier, sets, log, stop):
     state = accelerator, classifier, optimizer
     compute = Graphs(partial(backward, accelerator, classifier, settings.label_smoothing_factor))
     train_set = sets["train"]
-    of_class = train_set.class_weights(settings.class_weight)
+    of_class = train_set.class_weights(settings.class_weight, len(run.labels))
     max_tokens, run.history = checkpoint.load(run, step, *state)
     try:
         while True:
@@ -193,7 +193,8 @@ def evaluate(run, accelerator, classifier, sets, log, stop, part, max_tokens, **
         for parameter in last.parameters():  # of the layer whose outputs are the logits
             parameter.data /= temperature
     scores = metrics.score(logits(part), sets[part].labels, run.labels) | more
-    scores["split"] = data.scored_as(sets[part].split, Namespace(**run.settings))
+    split = sets[part].split
+    scores["split"] = data.HELD_OUT if split == run.settings["train_split_name"] else split
     log.evaluation(scores)
     return scores
 
@@ -207,7 +208,6 @@ def accumulate_gradients(
     """
     accelerator, lengths = gradients.accelerator, train_set.ids.lengths
     mine = batches.share(batch, lengths, accelerator.process_index, accelerator.num_processes)
-    weights = packing.send(weights, accelerator.device)
     if not classifier.training:
         classifier.train()
     while True:
@@ -216,24 +216,24 @@ def accumulate_gradients(
         if accelerator.scaler:  # set up by scale(), which an empty share never calls
             accelerator.scaler.scale(gradients.sums)
         try:
-            given = train_set.ids, mine, max_tokens, train_set.targets
+            given = train_set.ids, mine, max_tokens, partial(train_set.targets, weights)
             for _, inputs, targets in inference.passes(classifier, *given):
-                gradients.sums[0].add_(compute(inputs, targets, weights))
+                gradients.sums[0].add_(compute(inputs, targets))
             return max_tokens
         except RuntimeError as error:  # out of memory, for example: retry the step
             compute.clear()
             max_tokens = inference.recover(error, max_tokens, max(lengths[i] for i in mine))
 
 
-def backward(accelerator, classifier, smoothing, inputs, targets, weights):
+def backward(accelerator, classifier, smoothing, inputs, targets):
     """Add the gradients of one micro-batch. Returns its part of the loss."""
     with accelerator.autocast():
         logits = classifier(**inputs).logits.float()
     # Label smoothing (Szegedy et al. 2016), by which targets of 0 stay 0.
     targets = targets.lerp(targets.mean(dim=1, keepdim=True), smoothing)
-    # A sum, whose weights sum to 1 over the global batch: exact for a short last batch, uneven
+    # A sum of targets that sum to 1 over the global batch: exact for a short last batch, uneven
     # shares and any micro-batches.
-    loss = torch.nn.functional.cross_entropy(logits, targets, weights, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     accelerator.backward(loss)
     return loss.detach()
 

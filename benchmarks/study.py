@@ -6,13 +6,13 @@ paired by seed.
     python benchmarks/study.py --results results.jsonl --compare plain
 
 A variant is `plain` (learning rate 5e-5, 3 epochs, no label smoothing, the first tokens of a long
-review), or changes
-to it, joined by +. A change is a flag of train.py, or one of these: tail (the last tokens of a long
-review), no_breaks (HTML line breaks read as spaces), reinit=N (reset the last N layers, Zhang et
-al. 2021), layer_decay=F (learning rate per layer, ditto), average=F (average the weights over the
-last fraction F of the steps), short_first (short reviews first, in the first epoch), soft=N (also
-train on the first N lines of --soft: texts labelled by predict.py --jsonl --output_format jsonl).
-train.py's default is num_train_epochs=5+no_breaks+tail. Each run appends a line of JSON to
+review), or changes to it, joined by +. A change is a flag of train.py, or one of these: tail (the
+last tokens of a long review), no_breaks (HTML line breaks read as spaces), reinit=N (reset the last
+N layers, Zhang et al. 2021), layer_decay=F (learning rate per layer, ditto), average=F (average the
+weights over the last fraction F of the steps), short_first (short reviews first, in the first
+epoch), soft=N (also train on the first N lines of --soft, texts that predict.py --jsonl
+--output_format jsonl has labelled). train.py's default is
+num_train_epochs=5+no_breaks+tail+label_smoothing_factor=0.1. Each run appends a line of JSON to
 --results; runs that are already there are skipped. Results: study.md and study.jsonl.
 """
 
@@ -280,10 +280,14 @@ def main():
         parser.error("variants need --model, --train and --scored")
     there = {(row["variant"], row["seed"]) for row in read(args.results)}
     wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
+    wanted = [job for job in wanted if job not in there]
+    counts = {count_of(variant) for variant, _ in wanted}
+    if any(counts) and not args.soft:
+        parser.error("soft=N needs --soft")
     with tempfile.TemporaryDirectory() as folder:
-        for count in {count_of(variant) for variant, _ in wanted}:
+        for count in counts:
             write_reviews(Path(folder, str(count)), args, count)
-        jobs = [(folder, args.model, *job) for job in wanted if job not in there]
+        jobs = [(folder, args.model, *job) for job in wanted]
         with multiprocessing.get_context("fork").Pool(JOBS, maxtasksperchild=1) as pool:
             for row in pool.imap_unordered(run, jobs):
                 with open(args.results, "a", encoding="utf-8") as file:

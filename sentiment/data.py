@@ -34,7 +34,7 @@ FLAGS = {
     "validation_split_name": ("validation", "split to score after each epoch; or none"),
     "test_split_name": ("test", "split to score in the end; or none"),
     "text_column": ("text", "text column, or several to join by a space: title,body"),
-    "label_column": ("label", "label column: integers or strings"),
+    "label_column": ("label", "label column: integers, strings or {name: probability}"),
     "label_map": ({}, "names of labels, such as 0=negative,1=positive"),
 }
 DEFAULTS = {name: default for name, (default, _) in FLAGS.items()}
@@ -182,7 +182,7 @@ def encode(column, names, where):
         return soft.read(values(column), where)
     encoded = column.dictionary_encode().combine_chunks()
     labels = encoded.dictionary.to_pylist()
-    if any(isinstance(label, str) and label.startswith(soft.OBJECT) for label in labels):
+    if any(map(soft.is_object, labels)):
         return soft.read(values(column), where)
     labels = [names[i] if i >= 0 else None for i in labels] if names else labels
     codes = encoded.indices.fill_null(len(labels)).to_numpy(zero_copy_only=False)
@@ -208,10 +208,6 @@ def stratified(labels, size, seed, at_least=0):
         for label, positions in members.items()
     ]
     return numpy.sort(numpy.concatenate(sample))
-
-
-def scored_as(split, settings):
-    return HELD_OUT if split == settings.train_split_name else split
 
 
 def load_train_and_test(settings, selects=False):

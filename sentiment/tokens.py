@@ -96,27 +96,30 @@ class Encoded:
 
     split: str
     ids: Tokens
-    classes: int  # C
     labels: torch.Tensor  # int64 [N]: class ids
     soft: numpy.ndarray | None  # float32 [N, C]: probabilities, if any label has some
     rows: numpy.ndarray  # int64 [N]: row numbers in their split
 
-    def targets(self, chosen):
-        """float32 [B, C], of B reviews by index: the probabilities to learn."""
+    def targets(self, weights, chosen):
+        """float32 [B, C], of B reviews by index: the probabilities to learn, times the weight, of
+        [C], of the most probable class.
+        """
+        labels = self.labels[chosen]
         if self.soft is None:
-            return torch.nn.functional.one_hot(self.labels[chosen], self.classes).float()
-        return torch.from_numpy(self.soft[chosen])
+            rows = torch.nn.functional.one_hot(labels, len(weights))
+        else:
+            rows = torch.from_numpy(self.soft[chosen])
+        return rows * weights[labels][:, None]
 
-    def class_weights(self, kind):
+    def class_weights(self, kind, classes):
         """float32 [C]: "none" is ones; "balanced" as scikit-learn's, 0 for a class not there."""
-        counts = torch.bincount(self.labels, minlength=self.classes)
+        counts = torch.bincount(self.labels, minlength=classes)
         balanced = len(self.labels) / (counts.count_nonzero() * counts)
-        return balanced.nan_to_num(posinf=0.0) if kind == "balanced" else torch.ones(self.classes)
+        return balanced.nan_to_num(posinf=0.0) if kind == "balanced" else torch.ones(classes)
 
 
 def encode_reviews(tokenizer, reviews, ids, stop=()):
     """data.Reviews -> Encoded. ids: {label: class id}. Raises Stopped for a signal in `stop`."""
     labels = torch.tensor([ids[label] for label in reviews.labels])
     encoded = (encode_once if len(reviews) > LARGE else encode)(tokenizer, reviews, stop)
-    classes = 1 + max(ids.values())
-    return Encoded(reviews.split, encoded, classes, labels, reviews.soft, reviews.rows)
+    return Encoded(reviews.split, encoded, labels, reviews.soft, reviews.rows)

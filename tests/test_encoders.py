@@ -114,6 +114,21 @@ def test_it_trains_and_is_saved_for_the_stock_pipeline(tmp_path, kind, reviews):
         assert [scores[name] for name in names] == pytest.approx(probabilities.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["DistilBert", "Bert", "Roberta", "GPT2", "XLNet", "Bart"])
+def test_a_temperature_divides_the_logits(tmp_path, kind):
+    """Whatever the head: the run without a validation split has the logits as they were."""
+    model, folder = make(tmp_path / "model", kind), tmp_path / "data"
+    folder.mkdir()
+    for split, seed in (("train", 1), ("validation", 2), ("test", 3)):
+        tiny.write(folder / f"{split}.csv", tiny.reviews(16, seed))
+    given = {"num_train_epochs": 1, "label_smoothing_factor": 0}
+    run = tiny.train(model, folder, tmp_path / "run", **given)
+    plain = tiny.train(model, folder, tmp_path / "plain", validation_split_name="none", **given)
+    temperature = tiny.read(run, "metrics.json")["temperature"]
+    assert abs(temperature - 1) > 0.1
+    assert torch.allclose(ours(run) * temperature, ours(plain), atol=1e-4)
+
+
 def test_a_model_that_padding_confuses_is_refused(tmp_path, monkeypatch):
     folder = make(tmp_path / "model", "Bert")
     kind = transformers.BertForSequenceClassification

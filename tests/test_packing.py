@@ -179,20 +179,20 @@ def test_a_shape_is_recorded_at_its_second_pass_and_then_repeated(tmp_path, monk
     def run(length, weight=1.0):
         seen.clear()
         inputs, targets = packing.in_one_row(model, texts([length], model), torch.ones(1, 2))
-        given = inputs, targets, torch.tensor([weight])
+        given = inputs, targets * weight
         return compute(*given), given
 
     compute = Graphs(lambda *given: seen.append((Recorder.recording, given)) or torch.ones(()))
     run(9)
     assert [recording for recording, _ in seen] == [False]
-    first, (own, _, weights) = run(8)
+    first, (own, targets) = run(8)
     assert [recording for recording, _ in seen] == [True]
     again, (inputs, *_) = run(7, weight=0.5)
     assert not seen
     assert again is first
     assert torch.equal(own["input_ids"], inputs["input_ids"])  # the new review, where the old was
     assert torch.equal(own["layout"].starts, inputs["layout"].starts)
-    assert weights.tolist() == [0.5]
+    assert targets[0].tolist() == [0.5, 0.5]
     assert [graph.replays for graph in Recorder.made] == [2]
     run(600)
     assert [recording for recording, _ in seen] == [False]

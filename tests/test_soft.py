@@ -1,13 +1,18 @@
 """Labels that are objects of probabilities: read, checked, and trained on."""
 
 import json
+import sys
 from argparse import Namespace
 
 import numpy
+import pandas
 import pytest
 import tiny
+import torch
+from safetensors.torch import load_file
 
-from sentiment import data
+import evaluate
+from sentiment import batches, data
 from sentiment.errors import UserError
 
 SURE, UNSURE = {"negative": 0.1, "positive": 0.9}, {"positive": 0.45, "negative": 0.55}
@@ -29,7 +34,7 @@ JOINED = {"label_map": {"bad": "negative", "awful": "negative", "good": "positiv
     [
         ([SURE, UNSURE], {}, "pos neg", [[0.1, 0.9], [0.55, 0.45]]),
         ([SURE, "negative", "pos"], {}, "pos neg pos", [[0.1, 0.9], [1, 0], [0, 1]]),
-        # as text in JSON, in which datasets puts objects after many names
+        # as datasets reads objects after 10 MB of names
         (["negative", json.dumps(SURE)], {}, "neg pos", [[1, 0], [0.1, 0.9]]),
         ([SURE, 0], {"label_map": {"0": "negative"}}, "pos neg", [[0.1, 0.9], [1, 0]]),
         ([{"bad": 0.3, "awful": 0.3, "good": 0.4}], JOINED, "neg", [[0.6, 0.4]]),
@@ -60,13 +65,15 @@ def test_probabilities_and_names_may_be_mixed(tmp_path, labels, settings, names,
         ([SURE, {"positive": 1}], "row 1: .* for each of negative, positive"),
         ([SURE, {"neutral": 0.5, "positive": 0.5}], "for each of negative, positive, neutral"),
         ([{"negative": "much", "positive": "more"}], "row 0: "),
+        ([{"answer": "a film", "start": 3}], "for each of answer, start"),  # another column
         ([{"": 0.5, "positive": 0.5}], "row 0: "),
         ([SURE, "neutral"], "are of negative, positive, but other rows say neutral; .*label_map"),
         ([SURE, 1], "but other rows say 1"),
         ([SURE, ["positive"]], r"but other rows say \["),
         ([["positive"], ["negative"]], r"unlike \['positive'\]; see --label_column"),
         (["good", 1], "unlike 'good'; see --label_column"),
-        (["good", '{"broken'], "cannot be read"),
+        (["good", '{"broken": '], "cannot be read"),
+        (["good", "{'good': 1}"], "cannot be read"),  # Python's, not JSON
     ],
 )
 def test_what_is_no_probability_of_each_class_is_refused(tmp_path, labels, words):
@@ -83,37 +90,102 @@ def test_other_probabilities_are_other_reviews(tmp_path):
     assert len(digests) == 3
 
 
-@pytest.fixture
-def folders(tmp_path):
-    """One data set with names for labels, one with objects of a probability of 1."""
-    for kind in ("names", "objects"):
-        (tmp_path / kind).mkdir()
-        for split, count in (("train", 41), ("validation", 20), ("test", 20)):
-            rows = tiny.reviews(count, seed=count)
-            if kind == "objects":
-                zeros = {"negative": 0, "positive": 0}
-                rows = [(text, {**zeros, label: 1}) for text, label in rows]
-            tiny.write(tmp_path / kind / f"{split}.jsonl", rows)
-    return [tmp_path / "names", tmp_path / "objects"]
+@pytest.mark.parametrize("labels", [[{}, {}], [None, None]])
+def test_a_split_without_labels_has_no_reviews(tmp_path, labels):
+    reviews, _ = load(tmp_path / "test.jsonl", labels)
+    assert not reviews
 
 
-def test_a_probability_of_1_is_a_hard_label(tmp_path, distilbert, folders):
-    """In the losses, scores, samples, and class weights."""
-    logs, more = [], {"class_weight": "balanced", "label_smoothing_factor": 0.1}
-    for folder in folders:
-        given = {"num_train_epochs": 1, "max_train_samples": 20, "train_batch_size": 8, **more}
-        run = tiny.train(distilbert, folder, tmp_path / f"run {folder.name}", **given)
-        steps, scored = tiny.read_log(run)
-        rows = tiny.read(run, "run.json")["reviews"]["train"]["rows"]
-        logs.append(([step["loss"] for step in steps], scored, rows))
-    (losses, *others), (ours, *more) = logs
-    assert ours == pytest.approx(losses, rel=1e-6)
-    assert more == others
+def test_objects_in_parquet_and_in_csv(tmp_path):
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [SURE, None, UNSURE]})
+    frame.to_parquet(tmp_path / "train.parquet")
+    frame["label"] = frame["label"].map(json.dumps, na_action="ignore")
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    for kind in ("parquet", "csv"):
+        given = data.DEFAULTS | {"dataset_name": str(tmp_path / f"train.{kind}")}
+        reviews, _, _ = data.load_split(Namespace(**given), "train")
+        assert list(reviews) == ["a", "c"]
+        assert reviews.soft == pytest.approx(numpy.array([[0.1, 0.9], [0.55, 0.45]]), abs=1e-7)
 
 
-def test_label_smoothing_is_for_names_unless_asked_for(tmp_path, distilbert, folders):
+def write(folder, label):
+    """Three splits, in train with half as many negative reviews; label: called with each name."""
+    folder.mkdir()
+    for split, seed in (("train", 1), ("validation", 2), ("test", 3)):
+        rows = tiny.reviews(40, seed)
+        rows = [*rows[:20], *rows[21:40:2]] if split == "train" else rows
+        tiny.write(folder / f"{split}.jsonl", [(text, label(name)) for text, name in rows])
+    return folder
+
+
+def certain(name):
+    return {"negative": 0, "positive": 0, name: 1}
+
+
+def doubtful(name):
+    return {"negative": 0.3, "positive": 0.3, name: 0.7}
+
+
+def result(folder):
+    """The losses, evaluations, rows and weights of a run."""
+    steps, scored = tiny.read_log(folder)
+    rows = [part["rows"] for part in tiny.read(folder, "run.json")["reviews"].values()]
+    return [step["loss"] for step in steps], scored, rows, load_file(folder / "model.safetensors")
+
+
+def assert_same(folder, other):
+    *figures, weights = result(folder)
+    *others, wanted = result(other)
+    assert figures == others
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+SETTINGS = {"num_train_epochs": 2, "train_batch_size": 8, "learning_rate": 3e-3}
+
+
+def test_a_probability_of_1_is_a_hard_label(tmp_path, distilbert):
+    """In samples, class weights, losses, temperature, scores and baselines."""
+    more = {"class_weight": "balanced", "label_smoothing_factor": 0.1, "max_train_samples": 20}
+    runs, scores = [], []
+    for name, label in (("names", str), ("objects", certain)):
+        folder = write(tmp_path / name, label)
+        runs.append(tiny.train(distilbert, folder, folder / "run", **SETTINGS, **more))
+        evaluate.main([*tiny.flags(model_name_or_path=runs[-1]), "--baseline"])
+        scores.append(tiny.read(runs[-1], "metrics.json"))
+    assert_same(*runs)
+    for name in ("loss", "baselines", "confusion_matrix"):
+        assert scores[0][name] == scores[1][name]
+
+
+def test_a_run_on_soft_labels_resumes(tmp_path, distilbert, monkeypatch):
+    folder = write(tmp_path / "data", doubtful)
+    tiny.train(distilbert, folder, tmp_path / "whole", **SETTINGS)
+    with monkeypatch.context() as patch:
+        tiny.crash_at(patch, batches, "dropout_seed", 6)
+        with pytest.raises(tiny.Crash):
+            tiny.train(distilbert, folder, tmp_path / "crashed", **SETTINGS)
+    tiny.train(distilbert, folder, tmp_path / "crashed", resume=True, **SETTINGS)
+    assert_same(tmp_path / "crashed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    model = tiny.save_model(tmp_path / "model", "distilbert", **tiny.NO_DROPOUT)
+    folder = write(tmp_path / "data", doubtful)
+    tiny.train(model, folder, tmp_path / "one", **SETTINGS)
+    given = {"model_name_or_path": model, "dataset_name": folder, "mixed_precision": "no"}
+    argv = tiny.flags(**given, output_dir=tmp_path / "two", **SETTINGS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    done = tiny.process(*launcher, 2, "train.py", *argv)
+    assert done.returncode == 0, done.stderr
+    losses, *_ = result(tmp_path / "one")
+    assert result(tmp_path / "two")[0] == pytest.approx(losses, rel=1e-6)
+
+
+def test_label_smoothing_is_off_for_soft_labels_unless_asked_for(tmp_path, distilbert):
     found = []
-    for folder in folders:
-        run = tiny.train(distilbert, folder, tmp_path / folder.name / "run", num_train_epochs=1)
+    for name, label in (("names", str), ("objects", doubtful)):
+        folder = write(tmp_path / name, label)
+        run = tiny.train(distilbert, folder, folder / "run", num_train_epochs=1)
         found.append(tiny.read(run, "run.json")["settings"]["label_smoothing_factor"])
     assert found == [0.1, 0]

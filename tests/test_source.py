@@ -259,7 +259,6 @@ def test_splits_may_have_other_names(tmp_path):
     assert load(tmp_path, **names, test_split_name="final")[1].split == "final"
     held_out = load(tmp_path, train_split_name="learn")[1]
     assert held_out.split == "learn"
-    assert data.scored_as("learn", settings(tmp_path, train_split_name="learn")) == data.HELD_OUT
     error = refused(tmp_path, **names, test_split_name="tset")
     assert "--test_split_name tset" in error
     assert "dev, final, learn" in error

@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 import weakref
+from collections import Counter
 
 import accelerate
 import pytest
@@ -108,6 +109,9 @@ def plain_loop(model, folder, settings, reviews):
     rows = tiny.read(folder, "run.json")["reviews"]["train"]["rows"]
     reviews = reviews if rows == "all" else [reviews[row] for row in rows]
     lengths = [len(tokenizer(text)["input_ids"]) for text, _ in reviews]
+    counts = Counter(max(label, key=label.get) for _, label in reviews)
+    balanced = settings.get("class_weight") == "balanced"
+    weights = {name: 1 / count if balanced else 1.0 for name, count in counts.items()}
     decay = [p for p in classifier.parameters() if p.dim() > 1]
     groups = [
         {"params": decay},
@@ -136,7 +140,9 @@ def plain_loop(model, folder, settings, reviews):
             )
             place = f"{settings['seed']}/{len(losses) + 1}/0"  # seed, step, process
             torch.manual_seed(int(hashlib.sha256(place.encode()).hexdigest()[:8], 16))
-            loss = -(targets * classifier.train()(**inputs).logits.log_softmax(1)).sum(1).mean()
+            losses_of = -(targets * classifier.train()(**inputs).logits.log_softmax(1)).sum(1)
+            shares = torch.tensor([weights[max(label, key=label.get)] for label in labels])
+            loss = (losses_of * shares).sum() / shares.sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
@@ -157,19 +163,28 @@ def plain_loop(model, folder, settings, reviews):
 
 
 @pytest.mark.parametrize(
-    ("model", "labels", "max_tokens", "padded", "smoothing"),
+    ("model", "labels", "max_tokens", "padded", "smoothing", "class_weight"),
     [
-        ("without_dropout", "hard", 8192, False, 0.0),
-        ("without_dropout", "hard", 30, False, 0.1),
-        ("without_dropout", "hard", 30, True, 0.0),
-        ("without_dropout", "soft", 8192, False, 0.0),
-        ("without_dropout", "mixed", 30, False, 0.1),
+        ("without_dropout", "hard", 8192, False, 0.0, "none"),
+        ("without_dropout", "hard", 30, False, 0.1, "none"),
+        ("without_dropout", "hard", 30, True, 0.0, "none"),
+        ("without_dropout", "soft", 8192, False, 0.0, "none"),
+        ("without_dropout", "mixed", 30, False, 0.1, "balanced"),
         # dropout draws the oracle's numbers in a stock model only
-        ("distilbert", "hard", 8192, True, 0.0),
+        ("distilbert", "hard", 8192, True, 0.0, "none"),
     ],
 )
 def test_a_run_equals_a_plain_loop_step_by_step(
-    tmp_path, model, labels, max_tokens, padded, smoothing, reviews, monkeypatch, request
+    tmp_path,
+    model,
+    labels,
+    max_tokens,
+    padded,
+    smoothing,
+    class_weight,
+    reviews,
+    monkeypatch,
+    request,
 ):
     """With micro-batches of up to 30 tokens too, and with a last batch of one review in every
     epoch.
@@ -184,7 +199,8 @@ def test_a_run_equals_a_plain_loop_step_by_step(
         reviews = folder
     if padded:
         monkeypatch.setattr(packing, "install", lambda *_: None)
-    model, settings = request.getfixturevalue(model), {**PLAIN, "label_smoothing_factor": smoothing}
+    settings = {**PLAIN, "label_smoothing_factor": smoothing, "class_weight": class_weight}
+    model = request.getfixturevalue(model)
     folder = tiny.train(
         model, reviews, tmp_path / "run", max_tokens_per_device=max_tokens, **settings
     )

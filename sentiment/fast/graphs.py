@@ -4,7 +4,7 @@ import torch
 
 
 class Graphs:
-    """`compute(inputs, targets, weights)`; packed on a GPU, a graph for each shape.
+    """`compute(inputs, targets)`; packed on a GPU, a graph for each shape.
 
     A shape's first pass runs as written, which loads kernels. The second is recorded, then repeated
     with other inputs and random numbers: the same bits.
@@ -18,11 +18,11 @@ class Graphs:
         self.graphs, self.pool = {}, None  # one runs at a time
 
     def __call__(self, *given):
-        inputs, targets, weights = given
+        inputs, targets = given
         if "position_ids" not in inputs:  # padded, or on a CPU
             return self.compute(*given)
         layout = inputs["layout"]
-        tensors = inputs["input_ids"], inputs["position_ids"], layout.starts, targets, weights
+        tensors = inputs["input_ids"], inputs["position_ids"], layout.starts, targets
         shape = tensors[0].shape[1], len(targets), layout.longest
         if shape not in self.graphs:
             self.graphs[shape] = None

@@ -1,6 +1,7 @@
 """Soft labels: objects {name: probability} in place of names, as predict.py writes them."""
 
 import json
+import re
 
 import numpy
 import pandas
@@ -8,37 +9,35 @@ import pandas
 from sentiment.errors import UserError
 from sentiment.labels import label_name, some
 
-OBJECT = '{"'  # how one begins in a column of strings
+
+def is_object(label):
+    return isinstance(label, str) and re.match(r"\s*\{(\s*\}|.*:)", label, re.DOTALL)
 
 
 def read(labels, where):
     """What data.encode returns; probabilities: a table of the rows with objects, with a column for
-    each name. UserError; ValueError for invalid JSON.
-
-    labels: names, integers, None and objects, perhaps in JSON.
+    each name. Raises UserError. labels: names, integers, None and objects, also in JSON.
     """
-    labels = [
-        json.loads(each) if isinstance(each, str) and each.startswith(("{", '"')) else each
-        for each in labels
-    ]
+    labels = [json.loads(x) if is_object(x) or str(x)[:1] == '"' else x for x in labels]
     objects = {row: label for row, label in enumerate(labels) if isinstance(label, dict)}
-    if not objects:
+    others = [label for label in labels if label is not None]
+    if others and not objects:
         way = "all integers, all strings, or names and objects {name: probability}"
-        found = some([repr(labels[0])])
+        found = some([repr(others[0])])
         raise UserError(f"{where}: labels must be {way}, unlike {found}; see --label_column")
-    table = pandas.DataFrame.from_dict(objects, orient="index").dropna(how="all")  # as for no text
+    table = pandas.DataFrame.from_dict(objects, orient="index").dropna(how="all")  # {} has none
     table = table.apply(pandas.to_numeric, errors="coerce")
     right = (table >= 0).all(axis=1) & ((table.sum(axis=1) - 1).abs() <= 1e-3)
     right &= all(map(label_name, table.columns))
     for row in right.index[~right][:1]:
-        names, given = some(list(table.columns)), some([json.dumps(objects[row])])
+        names, given = some(table.columns), some([str(objects[row])])
         needs = f"needs a probability for each of {names}, with sum 1"
         raise UserError(f"{where}, row {row}: {given} {needs}")
     best = dict.fromkeys(objects) | table.idxmax(axis=1).to_dict()
     labels = [best.get(row, label) for row, label in enumerate(labels)]
     codes, names = pandas.factorize(numpy.array([*labels, *table.columns], object))
     codes = numpy.where(codes < 0, len(names), codes)[: len(labels)]
-    return codes, [*names, None], table
+    return codes, [*names, None], None if table.empty else table
 
 
 def by_class(named, table, read, classes, where):
