@@ -64,8 +64,7 @@ def parse_args(argv):
     add("--num_train_epochs", count, 5, "passes over the training reviews")
     dropout = "attention dropout probability (default: the model's)"
     add("--attention_dropout", rate, None, dropout)
-    smoothing = "label smoothing epsilon (default: 0.1, or 0 with soft labels)"
-    add("--label_smoothing_factor", rate, None, smoothing)
+    add("--label_smoothing_factor", rate, 0.1, "epsilon; not for probabilities below 1")
     add("--class_weight", ["none", "balanced"], "none", "balanced: all classes count the same")
     add("--max_grad_norm", number(float, 0), 1.0, "gradient clipping, 0 for none")
     choices = ["auto", "no", "bf16", "fp16"]
@@ -229,8 +228,9 @@ def backward(accelerator, classifier, smoothing, inputs, targets):
     """Add the gradients of one micro-batch. Returns its part of the loss."""
     with accelerator.autocast():
         logits = classifier(**inputs).logits.float()
-    # Label smoothing (Szegedy et al. 2016), by which targets of 0 stay 0.
-    targets = targets.lerp(targets.mean(dim=1, keepdim=True), smoothing)
+    # Label smoothing (Szegedy et al. 2016), of certain labels only. Targets of 0 stay 0.
+    certain = targets.amax(dim=1, keepdim=True) == targets.sum(dim=1, keepdim=True)
+    targets = targets.lerp(targets.mean(dim=1, keepdim=True), smoothing * certain)
     # A sum of targets that sum to 1 over the global batch: exact for a short last batch, uneven
     # shares and any micro-batches.
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
@@ -241,8 +241,6 @@ def backward(accelerator, classifier, smoothing, inputs, targets):
 def describe(args, accelerator, precision, tokenizer, classifier, reviews, labels, origin):
     """Settings with defaults filled in, data, model and machine, for run.json."""
     args.max_length = tokenizer.model_max_length
-    if args.label_smoothing_factor is None:
-        args.label_smoothing_factor = 0.1 if reviews["train"].soft is None else 0.0
     args.max_tokens_per_device = args.max_tokens_per_device or inference.token_budget(classifier)
     identities = {part: each.identity() for part, each in reviews.items()}
     commit, digest = origin

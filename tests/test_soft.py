@@ -145,7 +145,7 @@ SETTINGS = {"num_train_epochs": 2, "train_batch_size": 8, "learning_rate": 3e-3}
 
 def test_a_probability_of_1_is_a_hard_label(tmp_path, distilbert):
     """In samples, class weights, losses, temperature, scores and baselines."""
-    more = {"class_weight": "balanced", "label_smoothing_factor": 0.1, "max_train_samples": 20}
+    more = {"class_weight": "balanced", "max_train_samples": 20}
     runs, scores = [], []
     for name, label in (("names", str), ("objects", certain)):
         folder = write(tmp_path / name, label)
@@ -180,12 +180,3 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert done.returncode == 0, done.stderr
     losses, *_ = result(tmp_path / "one")
     assert result(tmp_path / "two")[0] == pytest.approx(losses, rel=1e-6)
-
-
-def test_label_smoothing_is_off_for_soft_labels_unless_asked_for(tmp_path, distilbert):
-    found = []
-    for name, label in (("names", str), ("objects", doubtful)):
-        folder = write(tmp_path / name, label)
-        run = tiny.train(distilbert, folder, folder / "run", num_train_epochs=1)
-        found.append(tiny.read(run, "run.json")["settings"]["label_smoothing_factor"])
-    assert found == [0.1, 0]

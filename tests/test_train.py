@@ -98,6 +98,10 @@ def probabilities(label):
     return label if isinstance(label, dict) else {"negative": 0, "positive": 0, label: 1}
 
 
+def smoothed(probability, epsilon):
+    return probability * (1 - epsilon) + epsilon / 2
+
+
 def plain_loop(model, folder, settings, reviews):
     """(losses, learning rates, tokens) of a plain loop over the same batches: whole, padded,
     without Accelerate. reviews: (text, {name: probability}).
@@ -134,7 +138,7 @@ def plain_loop(model, folder, settings, reviews):
             classes, smoothing = ["negative", "positive"], settings["label_smoothing_factor"]
             targets = torch.tensor(
                 [
-                    [label[name] * (1 - smoothing) + smoothing / 2 for name in classes]
+                    [smoothed(label[name], smoothing * (1 in label.values())) for name in classes]
                     for label in labels
                 ]
             )
