@@ -116,7 +116,8 @@ def mutate(rng, path):
 
 def data_file(rng, good, folder):
     """evaluate.py on a mutated data file."""
-    name = rng.choice(["reviews.csv", "reviews.jsonl", "reviews.parquet", "reviews.csv.gz"])
+    names = ["reviews.csv", "reviews.jsonl", "soft.jsonl", "reviews.parquet", "reviews.csv.gz"]
+    name = rng.choice(names)
     path = Path(shutil.copy(good / name, folder))
     if name.endswith(".gz") and rng.random() < 0.7:  # what is in it
         path.write_bytes(gzip.compress(mutated_bytes(rng, gzip.decompress(path.read_bytes()))))
@@ -225,6 +226,8 @@ def make_good(folder):
     data.to_csv(folder / "reviews.csv", index=False)
     data.to_json(folder / "reviews.jsonl")
     data.to_parquet(folder / "reviews.parquet")
+    soft = [{**row, "label": {"0": 1 - row["label"], "1": row["label"]}} for row in rows[:8]]
+    datasets.Dataset.from_list(soft).to_json(folder / "soft.jsonl")
     (folder / "reviews.csv.gz").write_bytes(gzip.compress((folder / "reviews.csv").read_bytes()))
     argv = [
         "--model_name_or_path",
