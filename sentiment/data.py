@@ -127,7 +127,7 @@ def load_split(settings, split, known=()):
         place = f"{where}, column {label_column}"
         codes, labels, given = encode(table[label_column], names, place)
     # Strings that are not UTF-8; a number without a name.
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
     by_count = (-numpy.bincount(codes, minlength=len(labels))).argsort(kind="stable")
     read, classes = rules.read([labels[i] for i in by_count], names, settings.label_map, known)

@@ -41,14 +41,14 @@ def read(labels, where):
 
 
 def by_class(named, table, read, classes, where):
-    """(The most probable class of N rows, or ""; float32 [N, C], with 1 for the class of a name).
+    """(The most probable class of N rows, or ""; float32 [N, C], with a 1 for a name).
     Raises UserError.
 
     named: the classes by name; table: what `read` returns; read: {label: class}.
     """
     of_names = [read[name] for name in table.columns]
     if odd := sorted(set(named) - set(of_names) - {""}):
-        reason = f"the probabilities are of {some(of_names)}, but other rows say {some(odd)}"
+        reason = f"the probabilities are of {some(of_names)}, but others say {some(odd)}"
         raise UserError(f"{where}: {reason}; see --label_map")
     result = (named[:, None] == numpy.array(classes, object)).astype(numpy.float32)
     result[table.index] = table @ [[of == name for name in classes] for of in of_names]
