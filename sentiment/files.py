@@ -46,7 +46,7 @@ def publish_with_digest(staged, path, end=""):
 
 def is_whole(path):
     """Whether the file has the digest in its name."""
-    return path.stem.endswith(f"-{digest(path)}")
+    return path.is_file() and path.stem.endswith(f"-{digest(path)}")
 
 
 def sync(path):

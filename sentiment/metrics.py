@@ -63,7 +63,7 @@ def score(logits, labels, names):
 def temperature(logits, labels):
     """What [N, C] logits are divided by for the least cross-entropy (Guo et al. 2017): 0.1 to 10.
 
-    One more review of each class keeps it finite if all predictions are right.
+    One more review of each class keeps it finite if all are right.
     """
     logits, (reviews, classes) = logits.double(), logits.shape
     smoothing = classes / (reviews + classes)

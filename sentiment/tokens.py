@@ -97,7 +97,7 @@ class Encoded:
     split: str
     ids: Tokens
     labels: torch.Tensor  # int64 [N]: class ids
-    soft: numpy.ndarray | None  # float32 [N, C]: probabilities, if any label has some
+    soft: numpy.ndarray | None  # float32 [N, C]: probabilities, if any
     rows: numpy.ndarray  # int64 [N]: row numbers in their split
 
     def targets(self, weights, chosen):

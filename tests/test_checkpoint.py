@@ -239,6 +239,17 @@ def test_every_byte_of_a_checkpoint_counts(tmp_path, broken):
         other.rename(path)
 
 
+def test_a_folder_is_no_checkpoint(tmp_path, distilbert, reviews, refusal):
+    old = tmp_path / "run" / "checkpoints" / "step-00000004"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "mixed_precision": "no"}
+    given |= {"output_dir": tmp_path / "run", "resume": True}
+    line = refusal(script.main, tiny.flags(**given), code=1)
+    assert f"{old} and all newer ones are damaged; use --overwrite_output_dir" in line
+    assert (old / "manifest.json").exists()
+
+
 class Alone:
     """A stub of the Accelerator for one process."""
 

@@ -250,7 +250,7 @@ def test_a_test_split_without_labels_gives_way_to_validation(tmp_path, kind):
         assert load(tmp_path)[1].split == "test"
 
 
-def test_splits_may_have_other_names(tmp_path):
+def test_splits_may_have_other_names(tmp_path, distilbert):
     for name in ("learn", "dev", "final"):
         write(tmp_path / f"{name}.csv", [(f"{name} {text}", label) for text, label in ROWS])
     names = {"train_split_name": "learn", "validation_split_name": "dev"}
@@ -259,6 +259,10 @@ def test_splits_may_have_other_names(tmp_path):
     assert load(tmp_path, **names, test_split_name="final")[1].split == "final"
     held_out = load(tmp_path, train_split_name="learn")[1]
     assert held_out.split == "learn"
+    run = tiny.train(
+        distilbert, tmp_path, tmp_path / "run", train_split_name="learn", num_train_epochs=1
+    )
+    assert tiny.read(run, "metrics.json")["split"] == data.HELD_OUT
     error = refused(tmp_path, **names, test_split_name="tset")
     assert "--test_split_name tset" in error
     assert "dev, final, learn" in error
