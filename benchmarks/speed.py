@@ -3,7 +3,8 @@
     python benchmarks/speed.py                          DistilBERT's shape, training and prediction
     python benchmarks/speed.py --shape minilm --rounds 5
 
-NVIDIA GPUs are measured by gpu.py.
+Prediction is also compared with ONNX Runtime (packages onnxruntime, onnx, onnxscript) and OpenVINO
+(openvino, nncf), if they are installed. NVIDIA GPUs are measured by gpu.py.
 
 Contestants alternate, each in its own process, because machines are shared and noisy; the table
 gives medians over the rounds. Weights are random. Texts are as long as IMDb reviews (log-normal,
@@ -12,6 +13,7 @@ first two do not count, and neither do loading, scoring and saving.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -40,6 +42,7 @@ SHAPES = {  # hidden size, layers, heads, feed-forward size
 BATCH, MAX_LENGTH, WARM_UP = 16, 512, 2
 VOCABULARY = 30522
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+PEERS = {"ONNX Runtime": ("onnxruntime", "onnxscript"), "OpenVINO": ("openvino", "nncf")}
 
 
 def make_files(folder, shape, steps):
@@ -227,6 +230,57 @@ def predict(model, folder):
     return [(len(texts) - 1, seconds[1] - seconds[0])]
 
 
+def peer(model, folder, runtime, precision):
+    """ONNX Runtime or OpenVINO on batches of texts of similar length. Exporting does not count."""
+    texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model).eval()
+
+    def by_length(texts, size=8):
+        ids = sorted(tokenizer(texts, truncation=True)["input_ids"], key=len)
+        parts = (ids[start : start + size] for start in range(0, len(ids), size))
+        return [dict(tokenizer.pad({"input_ids": part}, return_tensors="np")) for part in parts]
+
+    export = {"ONNX Runtime": onnx_session, "OpenVINO": openvino_model}[runtime]
+    classify = export(classifier, by_length(texts[:64]), precision)
+    for batch in by_length(texts):  # plans are made for each shape
+        classify(batch)
+    started = time.perf_counter()
+    for batch in by_length(texts):
+        classify(batch)
+    return [(len(texts), time.perf_counter() - started)]
+
+
+def onnx_session(classifier, examples, precision):
+    """A function of a batch. precision: "fp32", or "int8" with scales found as it computes."""
+    import onnxruntime
+    from onnxruntime.quantization import quantize_dynamic
+
+    inputs = {name: torch.from_numpy(values) for name, values in examples[0].items()}
+    shapes = {name: {0: "reviews", 1: "tokens"} for name in inputs}
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.onnx"
+        torch.onnx.export(classifier, (), path, kwargs=inputs, dynamic_shapes=shapes, dynamo=True)
+        if precision == "int8":
+            quantize_dynamic(path, path := f"{folder}/int8.onnx")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, batch)
+
+
+def openvino_model(classifier, examples, precision):
+    """A function of a batch. precision: "fp32", "bf16", or "int8" calibrated on `examples`."""
+    import nncf
+    import openvino
+
+    inputs = {name: torch.from_numpy(values) for name, values in examples[0].items()}
+    converted = openvino.convert_model(classifier, example_input=inputs)
+    if precision == "int8":
+        kind = nncf.ModelType.TRANSFORMER
+        converted = nncf.quantize(converted, nncf.Dataset(examples), model_type=kind)
+    rest = "f32" if precision == "fp32" or device.pick_precision() == "no" else "bf16"
+    return openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": rest})
+
+
 TRAINING = {"plain loop": plain_loop, "Trainer, best flags": trainer, "train.py": ours}
 
 
@@ -259,6 +313,8 @@ def run_contestant(folder, name, attention, *more):
     model, reviews = folder / attention, folder / "reviews"
     if name == "pipeline":
         times = pipeline(model, reviews, int(more[0]), more[1])
+    elif name in PEERS:
+        times = peer(model, reviews, name, *more)
     elif name == "predict.py":
         times = predict(model, reviews)
     else:
@@ -362,6 +418,11 @@ def main():
                     contestants[f"pipeline(), {PRECISIONS[precision]}, batches of {batch_size}"] = (
                         argv
                     )
+            for name, packages in PEERS.items():
+                there = all(map(importlib.util.find_spec, packages))
+                bf16 = [precision] * (name == "OpenVINO" and precision == "bf16")
+                for kind in ["fp32", *bf16, "int8"] if there else []:
+                    contestants[f"{name}, {kind}"] = [name, "without", kind]
             contestants["predict.py"] = ["predict.py", "without"]
             print_prediction(contest(contestants, folder, args.rounds), args.shape)
 
