@@ -8,6 +8,9 @@ python predict.py --csv < reviews.csv > labelled.csv
 python predict.py --input_file reviews.parquet
 """
 
+from sentiment.runtime import openmp  # noqa: F401 (before torch)
+
+# isort: split
 import csv
 import gc
 import gzip

@@ -6,6 +6,9 @@
 Top to bottom: settings, schedule and optimizer, the loop, and `main`, which ties them together.
 """
 
+from sentiment.runtime import openmp  # noqa: F401 (before torch)
+
+# isort: split
 import math
 import shlex
 import time

@@ -1,5 +1,6 @@
 """GPU handling that can be tested without a GPU; see also test_gpu.py."""
 
+import math
 import os
 import sys
 import weakref
@@ -59,6 +60,64 @@ def test_one_thread_works_beside_a_gpu(kind, monkeypatch):
     try:
         device.set_up(torch.device(kind))
         assert torch.get_num_threads() == (3 if kind == "cpu" else 1)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "spins"),
+    [
+        ("train", {}, "10000"),
+        ("evaluate", {}, "10000"),
+        ("predict", {}, "10000"),
+        ("predict", {"OMP_WAIT_POLICY": "passive"}, "0"),
+        ("predict", {"GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+    ids=["train", "evaluate", "predict", "policy", "spins"],
+)
+def test_idle_threads_soon_sleep_unless_the_user_chose(name, chosen, spins, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)  # that of a script imported here
+    done = tiny.script(name, "--help", env={"OMP_DISPLAY_ENV": "VERBOSE", **chosen})
+    assert done.returncode == 0, done.stderr
+    if "GOMP_" not in done.stderr:
+        pytest.skip("torch has another OpenMP here, which takes no GOMP_SPINCOUNT")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cpus"),
+    [
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {}, math.inf),
+        ("0::/job/step", {"job/cpu.max": "150000 100000", "job/step/cpu.max": "max 100000"}, 2),
+        ("0::/job/step", {"job/cpu.max": "400000 100000", "job/step/cpu.max": "50000 100000"}, 1),
+        ("4:memory:/\n2:cpu,cpuacct:/job", {"cpu,cpuacct/job/cpu": (300000, 100000)}, 3),
+        ("2:cpu:/job", {"cpu/job/cpu": (-1, 100000)}, math.inf),
+        ("2:cpu:/docker/1f", {"cpu/cpu": (100000, 50000)}, 2),
+        ("0::/\n2:cpu:/a:b", {"cpu/a:b/cpu": (100000, 100000)}, 1),
+        (None, {}, math.inf),
+    ],
+)
+def test_threads_keep_to_the_quota_of_the_control_group(tmp_path, group, files, cpus, monkeypatch):
+    monkeypatch.setattr(device, "GROUP", tmp_path / "self")
+    monkeypatch.setattr(device, "GROUPS", tmp_path)
+    if group:
+        (tmp_path / "self").write_text(group + "\n")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            (tmp_path / name).write_text(content + "\n")
+        else:  # version 1
+            for end, number in zip(("cfs_quota_us", "cfs_period_us"), content, strict=True):
+                (tmp_path / f"{name}.{end}").write_text(f"{number}\n")
+    assert device.quota() == cpus
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(device, "cpu_count", lambda: 64)
+    before = torch.get_num_threads()
+    try:
+        device.set_up(torch.device("cpu"))
+        assert torch.get_num_threads() == min(64, cpus)
     finally:
         torch.set_num_threads(before)
 

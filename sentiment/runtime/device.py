@@ -1,14 +1,19 @@
 """What the hardware is and can do: device, threads, memory, precision."""
 
 import ctypes
+import math
 import os
 import platform
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from joblib import cpu_count
 
 from sentiment.errors import UserError
 
+GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+QUOTAS = {False: ["cpu.max"], True: ["cpu.cfs_quota_us", "cpu.cfs_period_us"]}  # versions 2 and 1
 BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
@@ -27,9 +32,23 @@ def set_up(device):
     chosen = os.environ.get("OMP_NUM_THREADS")
     if chosen is None or (launched and chosen == "1"):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        threads = cpu_count() // processes  # by affinity and quota
+        threads = min(cpu_count(), quota()) // processes
         # Threads that share little work wait for each other, and for the tokenizer's.
         torch.set_num_threads(max(1, threads) if device.type == "cpu" else 1)
+
+
+def quota():
+    """CPUs, rounded up, that Linux control groups let this process use; inf without a limit."""
+    limits = [math.inf]
+    for line in GROUP.read_text().splitlines() if GROUP.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        group = GROUPS / controllers / path.strip("/")
+        for folder in (group, *group.parents):  # a container has the topmost alone
+            with suppress(OSError, ValueError):  # no such file; "max"
+                files = [folder / name for name in QUOTAS[bool(controllers)]]
+                amount, period = map(int, " ".join(map(Path.read_text, files)).split())
+                limits += [math.ceil(amount / period)] * (amount > 0)
+    return min(limits)
 
 
 def place(model, device):
