@@ -26,7 +26,7 @@ from sentiment.fast.readback import Readback
 from sentiment.hub import access, source, trial
 from sentiment.report import card
 from sentiment.run import Run
-from sentiment.runtime import device, folder, launch
+from sentiment.runtime import device, folder, launch, watch
 from sentiment.runtime.exits import script, stop_flag
 from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import TrainingLog, read_log
@@ -59,20 +59,20 @@ def parse_args(argv):
 
     add = parser.group("training")
     add("--train_batch_size", count, 16, "reviews per step, over all processes")
-    most = "most tokens in a forward pass, halved when out of memory (default: 4096 on a CPU)"
+    most = "most tokens in a pass, halved when out of memory (default: 4096 on a CPU)"
     add("--max_tokens_per_device", count, None, most)
     add("--learning_rate", above_0, 5e-5, "peak, reached after warm-up")
     add("--weight_decay", number(float, 0), 0.01, "not on biases and norms")
-    add("--warmup_ratio", share, 0.1, "fraction of steps spent warming up")
+    add("--warmup_ratio", share, 0.1, "share of steps to warm up")
     add("--num_train_epochs", count, 5, "passes over the training reviews")
-    dropout = "attention dropout probability (default: the model's)"
-    add("--attention_dropout", rate, None, dropout)
+    add("--attention_dropout", rate, None, "probability (default: the model's)")
     add("--label_smoothing_factor", rate, 0.1, "epsilon; not for probabilities below 1")
     add("--class_weight", ["none", "balanced"], "none", "balanced: all classes count the same")
     add("--max_grad_norm", number(float, 0), 1.0, "gradient clipping, 0 for none")
     choices = ["auto", "no", "bf16", "fp16"]
     add("--mixed_precision", choices, "auto", "auto: best for the hardware")
     add("--seed", number(int, 0, 2**32 - 1), 42, "for samples, head, data order and dropout")
+    add("--ddp_timeout", above_0, 600, "give up after so many seconds without progress")
     add("--report_to", str, "none", "an Accelerate tracker, such as tensorboard")
     best = "keep the best epoch, not the last"
     parser.add_argument("--load_best_model_at_end", action="store_true", help=best)
@@ -289,7 +289,8 @@ def main(argv=None):
         truncated = sets["train"].ids.truncated
         accelerator.print(f"tokens    {truncated:,} training reviews are truncated")
         log = TrainingLog(accelerator, run, step)
-        scores = train(run, step, accelerator, classifier, sets, log, stop)
+        with watch.progress(accelerator, run, log):
+            scores = train(run, step, accelerator, classifier, sets, log, stop)
         # --- Save.
         if accelerator.is_main_process:
             model.save(output_dir, tokenizer, classifier)

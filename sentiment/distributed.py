@@ -3,11 +3,14 @@
 Everything here raises RunError if another process is lost.
 """
 
+from collections import Counter
 from contextlib import contextmanager
 
 import torch
 
 from sentiment.errors import RunError, is_out_of_memory
+
+begun = Counter(collectives=0, passes=0)  # of this rank, for runtime/watch.py
 
 
 @contextmanager
@@ -23,6 +26,7 @@ def main_process_first(accelerator):
 
 @contextmanager
 def peer_lost():
+    begun["collectives"] += 1
     try:
         yield
     except RuntimeError as error:

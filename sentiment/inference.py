@@ -23,6 +23,7 @@ def passes(model, ids, chosen, max_tokens, targets=lambda chosen: torch.empty(le
     """
     lengths, packed = {i: len(ids[i]) for i in chosen}, packing.applies(model)
     for group in batches.micro_batches(chosen, lengths, max_tokens, not packed):
+        distributed.begun["passes"] += 1
         reviews, wanted = [ids[i] for i in group], targets(group)
         if packed and model.device.type != "cpu":
             yield group, *packing.in_one_row(model, reviews, wanted)

@@ -21,7 +21,7 @@ from sentiment.errors import UserError
 LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "huggingface_hub", "scikit-learn")
 # A resumed run may change these; it is then not bit-identical.
 FREE = {"output_dir", "overwrite_output_dir", "resume", "checkpointing_steps", "revision"}
-FREE |= {"max_tokens_per_device", "report_to"}
+FREE |= {"max_tokens_per_device", "report_to", "ddp_timeout"}
 
 
 def command():

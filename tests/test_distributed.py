@@ -15,8 +15,8 @@ import tiny
 import torch
 
 from sentiment import batches
-from sentiment.errors import UserError
-from sentiment.runtime import device
+from sentiment.errors import RunError, UserError
+from sentiment.runtime import device, launch, watch
 from sentiment.runtime import folder as run_folder
 from sentiment.runtime.exits import script
 
@@ -248,6 +248,82 @@ def test_a_process_that_is_killed_takes_the_others_with_it(tmp_path, distilbert,
     assert job.returncode == 1
     assert "train.py: error: another process exited" in error or "Signal 9 (SIGKILL)" in error
     assert tiny.read(tmp_path / "run", "status.json")["status"] in ("failed", "preempted")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paused", [0, 2])
+def test_a_process_that_is_paused_ends_the_job(tmp_path, distilbert, reviews, paused):
+    given = {
+        "model_name_or_path": distilbert,
+        "dataset_name": reviews,
+        "output_dir": tmp_path / "run",
+        "ddp_timeout": 5,
+    }
+    argv = [str(arg) for arg in tiny.flags(**given, num_train_epochs=2000, mixed_precision="no")]
+    command = [*TORCHRUN, "--nproc-per-node", "3", "train.py", *argv]
+    with subprocess.Popen(
+        command, cwd=tiny.ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as job:
+        log = tmp_path / "run" / "log.jsonl"
+        while not (log.exists() and log.read_text()):
+            assert job.poll() is None, job.stderr.read()
+            time.sleep(0.1)
+        [late] = [child["pid"] for child in children(job.pid) if child["RANK"] == str(paused)]
+        os.kill(late, signal.SIGSTOP)
+        while tiny.read(tmp_path / "run", "status.json")["status"] == "running":
+            assert job.poll() is None, job.stderr.read()
+            time.sleep(0.1)
+        os.kill(late, signal.SIGKILL)  # torchrun would do so after 30 s
+        error = job.communicate(timeout=60)[1]
+    assert job.returncode == 1
+    status, (steps, _) = tiny.read(tmp_path / "run", "status.json"), tiny.read_log(tmp_path / "run")
+    assert status["status"] == "failed"
+    who = f"process {paused} made no progress for 5 s after step"
+    last = steps[-1]["step"]  # the main process may be paused before it writes one more
+    assert status["reason"] in [f"{who} {step}; see --ddp_timeout" for step in (last, last + 1)]
+    assert error.count("train.py: error: ") == 1
+    assert f"train.py: error: {status['reason']}\n" in error
+
+
+def test_a_card_without_peer_to_peer_is_refused_in_one_line(monkeypatch):
+    """As Accelerate refuses GeForce RTX 40 cards under torchrun; its own launcher sets both."""
+
+    def refuse(**options):
+        raise NotImplementedError('Please set `NCCL_P2P_DISABLE="1"` and `NCCL_IB_DISABLE="1"')
+
+    monkeypatch.setattr(launch, "Accelerator", refuse)
+    with pytest.raises(RunError, match=r"NCCL_P2P_DISABLE.*NCCL_IB_DISABLE"):
+        launch.start("no")
+
+
+def test_slow_passes_are_progress(tmp_path, monkeypatch):
+    """A rank alone computes for longer than the limit, while the other waits in a collective."""
+    now, polls, written = [0.0], [], []
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch.distributed, "begun", {"collectives": 3, "passes": 0})
+    monkeypatch.setattr(watch, "write_status", lambda *given, **more: written.append((given, more)))
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(watch.os, "_exit", leave)
+    store = torch.distributed.HashStore()
+    store.set("1", "2 0")
+
+    class Clock:
+        def wait(self, seconds):
+            now[0] += seconds
+            polls.append(now[0])
+            store.set("1", f"2 {min(len(polls), 50)}")  # 50 passes, then it hangs
+            return False
+
+    run = SimpleNamespace(settings={"ddp_timeout": 100}, folder=tmp_path)
+    with pytest.raises(SystemExit) as end:
+        watch.watch(store, ["0", "1"], 0, run, SimpleNamespace(at=7), Clock())
+    assert end.value.code == 1
+    assert 180 <= now[0] <= 190  # 50 polls of 100 / 60 s, then the limit
+    reason = "process 1 made no progress for 100 s after step 7; see --ddp_timeout"
+    assert written == [((tmp_path, "failed"), {"reason": reason})]
 
 
 def children(pid):

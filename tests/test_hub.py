@@ -1,6 +1,7 @@
 """The default model and data set from a loopback Hub, then from the cache."""
 
 import time
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -55,9 +56,11 @@ def test_the_defaults_load_from_the_hub_then_from_the_cache(tmp_path, distilbert
             "model", MODEL, {**files, "pytorch_model.bin": b"never read", "README.md": b"a card"}
         )
         dataset = server.add_repo("dataset", DATASET, imdb(tmp_path))
+        server.faults.append(Fault("GET", "/api/datasets", 503, headers={"Retry-After": "1"}))
         env = {**server.env, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
         online = tiny.process(*launch, cwd=tmp_path, env=env)
         assert online.returncode == 0, online.stderr
+        assert "is busy (status 503)" in online.stderr
         own = (
             "/",
             "http://datasets-server.127.0.0.1",
@@ -76,6 +79,15 @@ def test_the_defaults_load_from_the_hub_then_from_the_cache(tmp_path, distilbert
     card = (tmp_path / "outputs/model/README.md").read_text(encoding="utf-8")
     assert f"base_model: {MODEL}" in card
     assert f"- {DATASET}" in card
+
+    with LoopbackHub() as busy:
+        for method in ("GET", "HEAD"):
+            busy.faults.append(Fault(method, "/", 429, times=10**6, headers={"Retry-After": "300"}))
+        again = *launch, "--output_dir", "while busy", "--revision", model
+        done = tiny.process(*again, cwd=tmp_path, env={**env, **busy.env})
+        assert done.returncode == 0, done.stderr
+        assert busy.requests
+    assert losses(tmp_path / "while busy") == losses(tmp_path / "outputs/model")
 
     cached = tiny.process(
         *launch, "--output_dir", "again", "--revision", model, cwd=tmp_path, env=env
@@ -150,7 +162,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.parametrize(
-    ("action", "there"), [(200, True), (401, True), (503, False), ("drop", False), ("hang", False)]
+    ("action", "there"), [(200, True), (401, True), (503, True), ("drop", False), ("hang", False)]
 )
 def test_one_short_request_probes_the_hub(monkeypatch, action, there):
     with LoopbackHub() as server:
@@ -158,9 +170,59 @@ def test_one_short_request_probes_the_hub(monkeypatch, action, there):
         monkeypatch.setattr(access.constants, "ENDPOINT", server.endpoint)
         monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
         started = time.perf_counter()
-        assert any(access.with_timeout(access.hub_answers)) is there
+        assert bool(access.with_timeout(access.ask_hub)) is there
         assert time.perf_counter() - started < 10
         assert server.requests
+
+
+@pytest.fixture
+def busy(monkeypatch, tmp_path):
+    """(a Hub with a model some/model; the seconds that `access` would have slept)."""
+    slept = []
+    monkeypatch.setattr(access, "time", SimpleNamespace(sleep=slept.append))
+    with LoopbackHub() as server:
+        server.add_repo("model", "some/model", {"config.json": b"{}", "vocab.txt": b"[PAD]"})
+        monkeypatch.setattr(access.constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(access.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(access.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
+        yield server, slept
+
+
+@pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "300"}), (503, {})])
+@pytest.mark.parametrize("path", ["/api/", "/resolve/"])
+def test_a_busy_hub_is_asked_again(busy, path, status, headers, capfd):
+    server, slept = busy
+    server.faults.append(Fault("GET", path, status, times=2, headers=headers))
+    folder = access.snapshot("some/model", "main", ["*"])
+    assert (folder / "vocab.txt").read_bytes() == b"[PAD]"
+    assert slept in ([5], [5, 5])  # each attempt meets one fault or both
+    said = f"{server.endpoint} is busy (status {status}); retrying for 60 s\n"
+    errors = capfd.readouterr().err
+    assert said in errors
+    assert errors.count("busy") == 1
+
+
+@pytest.mark.parametrize("token", [None, "hf_read"])
+def test_a_hub_that_stays_busy_is_left_after_a_minute(busy, token, monkeypatch):
+    server, slept = busy
+    monkeypatch.setattr(access, "get_token", lambda: token)
+    server.faults.append(Fault("GET", "/", 429, times=10**6, headers={"Retry-After": "300"}))
+    with pytest.raises(UserError, match=f"^some/model: {server.endpoint} is busy") as error:
+        access.snapshot("some/model", "main", ["*"])
+    assert sum(slept) == 60
+    assert ("HF_TOKEN" in str(error.value)) is (token is None)
+
+
+def test_a_busy_hub_is_not_waited_for_if_the_cache_has_the_files(busy, capfd):
+    server, slept = busy
+    folder = access.snapshot("some/model", "main", ["*"])
+    for method in ("GET", "HEAD"):
+        server.faults.append(Fault(method, "/", 429, times=10**6, headers={"Retry-After": "300"}))
+    assert access.snapshot("some/model", "main", ["*"]) == folder
+    assert not slept
+    assert "busy" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

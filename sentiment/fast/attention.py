@@ -52,9 +52,8 @@ def fuse(module):
 
 def product(module, states):
     """[1, T, H] -> [1, T, 3 * H]."""
-    layers = projections(module)
-    weight, bias = (torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias"))
-    return linear(states, weight, bias)
+    parts = zip(*(layer.parameters() for layer in projections(module)), strict=True)
+    return linear(states, *map(torch.cat, parts))  # weights, biases
 
 
 AttentionInterface.register(NAME, attend)

@@ -2,17 +2,21 @@
 
 import os
 import re
+import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, get_session, is_offline_mode, snapshot_download
+import filelock
+from huggingface_hub import constants, get_session, get_token, is_offline_mode, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import hf_raise_for_status, logging
 
 from sentiment.errors import UserError, first_line
 
 PROBE_SECONDS = 4  # without an answer, the Hub is offline
+PATIENCE, PAUSE = 60, 5  # seconds to wait for a busy Hub: in all, between attempts
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (hf.co/settings/tokens)"
 HINTS = {  # what to do about errors of the readers
     "codec can't decode": "save it as UTF-8",
@@ -33,26 +37,61 @@ def connect(*names):
     for name in ids:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or re.fullmatch(FILE, name):
             raise UserError(f"{name or 'empty name'}: no such file or folder")
-    if ids and not is_offline_mode() and not any(with_timeout(hub_answers)):
+    if ids and not is_offline_mode() and not with_timeout(ask_hub):
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries imported later
         constants.HF_HUB_OFFLINE = True
 
 
-def hub_answers():
-    try:
-        return get_session().head(constants.ENDPOINT).status_code < 500
-    except Exception:  # DNS, TLS, proxies, a bad HF_ENDPOINT: no common type; all mean offline
-        return False
+def ask_hub():
+    return get_session().head(constants.ENDPOINT)
 
 
 def with_timeout(ask):
-    """[ask()], or [] if it takes too long."""
+    """[ask()], or [] if it fails or takes too long."""
     answers = []
+
+    def run():
+        with suppress(Exception):  # DNS, TLS, proxies, a bad HF_ENDPOINT: no common type
+            answers.append(ask())
+
     # In a thread, since a DNS lookup has no timeout.
-    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
     return answers
+
+
+def patiently(load, name, *given, **options):
+    """load(name, ...), which reads from the Hub; if that is busy from the cache, or a bit later.
+
+    Raises UserError if it stays busy.
+    """
+    refused, hooks = [], get_session().event_hooks["response"]
+
+    def refuse(response):  # the libraries would wait before they look there
+        if response.status_code == 429 or response.status_code >= 500:
+            refused.append(response.status_code)
+            response.read()
+            hf_raise_for_status(response)
+
+    hooks.append(refuse)
+    try:
+        for left in range(PATIENCE, -1, -PAUSE):
+            try:
+                return load(name, *given, **options)
+            except Exception as error:
+                if not refused:
+                    raise
+                busy = f"{constants.ENDPOINT} is busy (status {refused[0]})"
+                refused.clear()
+                if not left:
+                    way = "" if get_token() else f", or {LOG_IN}: that raises the limit"
+                    raise UserError(f"{name}: {busy}; try again later{way}") from error
+            if left == PATIENCE:
+                print(f"{busy}; retrying for {PATIENCE} s", file=sys.stderr)
+            time.sleep(PAUSE)
+    finally:
+        hooks.remove(refuse)
 
 
 def snapshot(name, revision, patterns):
@@ -60,7 +99,8 @@ def snapshot(name, revision, patterns):
     if not is_offline_mode():
         check_cache(constants.HF_HUB_CACHE, "HF_HUB_CACHE")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        given = {"revision": revision, "allow_patterns": patterns}
+        return Path(patiently(snapshot_download, name, **given))
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise unavailable(name, error) from error
 
@@ -76,11 +116,15 @@ def quiet_datasets():
 
 
 def check_cache(folder, variable):
-    with suppress(OSError):  # the next line says more
+    """Raise UserError unless files can be written and locked there."""
+    try:
         os.makedirs(folder, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
+        with filelock.FileLock(os.path.join(folder, ".lock")):
+            return
+    except OSError as error:
         variable = variable if variable in os.environ else "HF_HOME"
-        raise UserError(f"the cache {folder} cannot be written; set {variable} to another folder")
+        reason = f"cannot be written or locked ({error.strerror})"
+        raise UserError(f"the cache {folder} {reason}; set {variable} to another folder") from error
 
 
 def unavailable(name, error):

@@ -89,7 +89,7 @@ def from_hub(name, config, revision):
     with reading(name) as datasets:
         if is_offline_mode() and not config:  # else the library takes any
             config = cached_default(name)
-        return datasets.load_dataset(name, config, revision=revision)
+        return access.patiently(datasets.load_dataset, name, config, revision=revision)
 
 
 def cached_default(name):
@@ -146,6 +146,8 @@ def reading(name):
     datasets = access.quiet_datasets()
     try:
         yield datasets
+    except UserError:
+        raise
     except Exception as error:  # readers of many formats share no error type
         cause = error.__cause__ or error
         if isinstance(cause, MemoryError) or (type(cause) is OSError and cause.errno):

@@ -1,7 +1,9 @@
 """The run folder: checks, lock, status.json."""
 
+import errno
 import json
 import os
+import sys
 from argparse import Namespace
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ RECORDS = ("status.json", "run.json", "log.jsonl", "metrics.json", "README.md", 
 PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
 MODEL = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 FINISHED = -1
+NO_LOCKS = errno.ENOLCK, errno.EOPNOTSUPP  # of some network file systems
 
 
 def check(args):
@@ -52,6 +55,10 @@ def locked(folder):
         lock.acquire(timeout=0)
     except filelock.Timeout:
         refuse(folder, "another run is writing there")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"{folder} has no locks: start no second run there", file=sys.stderr)
     try:
         yield
     finally:

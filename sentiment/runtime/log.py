@@ -22,9 +22,9 @@ class TrainingLog:
 
     def step(self, entry):
         """entry: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"}."""
+        self.at = step = entry["step"]
         if not self.active:
             return
-        self.at = step = entry["step"]
         last, now = self.last_step, time.perf_counter()
         self._record(entry, {**entry, "tokens_per_second": entry["tokens"] / entry["seconds"]})
         if step == last or now - self.printed > SECONDS:
