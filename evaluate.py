@@ -7,7 +7,7 @@ python evaluate.py --compare_to outputs/other       two models on the same revie
 python evaluate.py --baseline --plots --hub_model_id USER/REPO      also push the model
 """
 
-from sentiment.runtime import openmp  # noqa: F401 (before torch)
+from sentiment.runtime import before_torch  # noqa: F401
 
 # isort: split
 import csv

@@ -8,7 +8,7 @@ python predict.py --csv < reviews.csv > labelled.csv
 python predict.py --input_file reviews.parquet
 """
 
-from sentiment.runtime import openmp  # noqa: F401 (before torch)
+from sentiment.runtime import before_torch  # noqa: F401
 
 # isort: split
 import csv

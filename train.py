@@ -6,7 +6,7 @@
 Top to bottom: settings, schedule and optimizer, the loop, and `main`, which ties them together.
 """
 
-from sentiment.runtime import openmp  # noqa: F401 (before torch)
+from sentiment.runtime import before_torch  # noqa: F401
 
 # isort: split
 import math

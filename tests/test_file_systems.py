@@ -3,9 +3,12 @@
 import errno
 import os
 import shutil
+import sys
 
 import pytest
 import tiny
+
+import train as train_script
 
 WITHOUT_LOCKS = """
 #define _GNU_SOURCE
@@ -68,6 +71,45 @@ def test_a_run_folder_without_locks_is_used_and_a_cache_is_refused(train, tmp_pa
     assert done.stderr == f"train.py: error: {reason} ({os.strerror(error)}); {way}\n"
     assert done.returncode == 2
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_missing_home_is_one_line_that_names_hf_home(tmp_path, distilbert, reviews):
+    """As in a container with a user id that has no name; `~` then stands for nothing."""
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, **SHORT}
+    argv = [sys.executable, "train.py", *tiny.flags(**given, output_dir=tmp_path / "run")]
+    unset = ["env", *(word for name in ("HOME", "HF_HOME") for word in ("-u", name))]
+    namespace = ["unshare", "--user", "--map-user=12345"]
+    if tiny.process(*namespace, "true").returncode:
+        pytest.skip("no user namespaces here, to run as a user without a name")
+    done = tiny.process(*namespace, *unset, *argv)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "no home folder" in done.stderr
+    assert "set HF_HOME" in done.stderr
+    done = tiny.process(*namespace, *unset, f"HF_HOME={tmp_path / 'cache'}", *argv)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("flag", ["output_dir", "model_name_or_path", "dataset_name"])
+def test_a_link_to_nothing_is_refused(tmp_path, distilbert, reviews, flag, refusal, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(tmp_path / "nowhere", "link")
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": "run"}
+    for place in ("link", "link/below") if flag == "output_dir" else ("link",):
+        message = refusal(train_script.main, tiny.flags(**{**given, flag: place}))
+        assert "link" in message
+        assert "not a folder" in message or "no such file or folder" in message
+    assert os.listdir() == ["link"]
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "predict"])
+def test_no_folder_for_temporary_files_is_one_line(script):
+    code = "import runpy, tempfile; tempfile._candidate_tempdir_list = list; "
+    code += f"runpy.run_path('{script}.py', run_name='__main__')"
+    done = tiny.process(sys.executable, "-c", code)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == ("error: no folder for temporary files is writable; set TMPDIR to one\n")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Reading from the Hub, or from its cache if the Hub does not answer."""
 
+import errno
 import os
 import re
 import sys
@@ -35,7 +36,8 @@ def connect(*names):
     """
     ids = [name for name in names if not name or not Path(name).exists()]
     for name in ids:
-        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or re.fullmatch(FILE, name):
+        hub_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not os.path.islink(name)
+        if not hub_id or re.fullmatch(FILE, name):
             raise UserError(f"{name or 'empty name'}: no such file or folder")
     if ids and not is_offline_mode() and not with_timeout(ask_hub):
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries imported later
@@ -118,6 +120,8 @@ def quiet_datasets():
 def check_cache(folder, variable):
     """Raise UserError unless files can be written and locked there."""
     try:
+        if str(folder)[0] == "~":
+            raise FileNotFoundError(errno.ENOENT, "no home folder")
         os.makedirs(folder, exist_ok=True)
         with filelock.FileLock(os.path.join(folder, ".lock")):
             return

@@ -47,22 +47,20 @@ def draw(folder, scores, logits, labels, log):
 
 
 def choose_font(letters):
-    """Use a font that has them all, or print a line. Returns those that are missing."""
-
-    def missing(path):
+    """Use fonts that have them, or print a line. Returns those that are missing."""
+    families, missing = {}, set(letters)
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda x: x.name != "DejaVu Sans"):
         with suppress(OSError, RuntimeError):  # matplotlib cannot read every font
-            return letters - set(map(chr, font_manager.get_font(path).get_charmap()))
-        return letters
-
-    if not (letters := missing(font_manager.findfont("DejaVu Sans"))):
-        return set()
-    for font in font_manager.fontManager.ttflist:
-        if "Last Resort" not in font.name and not missing(font.fname):  # it has boxes for all
-            rcParams["font.family"] = ["DejaVu Sans", font.name]
-            return set()
-    first = "".join(sorted(letters)[:20])
-    print(f"plots: no font here has {first}; their classes are numbers", file=sys.stderr)
-    return letters
+            found = missing.intersection(map(chr, font_manager.get_font(font.fname).get_charmap()))
+            if found and "Last Resort" not in font.name:  # it has boxes for all
+                families[font.name], missing = True, missing - found
+        if not missing:
+            break
+    else:
+        first = "".join(sorted(missing)[:20])
+        print(f"plots: no font here has {first}; their classes are numbers", file=sys.stderr)
+    rcParams["font.family"] = list(families)
+    return missing
 
 
 def shown(scores):

@@ -38,7 +38,8 @@ def check(args):
 
 
 def check_writable(folder):
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    paths = folder, *folder.absolute().parents
+    there = next(path for path in paths if path.exists() or path.is_symlink())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         refuse(folder, f"{there} is not a folder, or not writable")
 
