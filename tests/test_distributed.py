@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -324,6 +325,16 @@ def test_slow_passes_are_progress(tmp_path, monkeypatch):
     assert 180 <= now[0] <= 190  # 50 polls of 100 / 60 s, then the limit
     reason = "process 1 made no progress for 100 s after step 7; see --ddp_timeout"
     assert written == [((tmp_path, "failed"), {"reason": reason})]
+
+
+def test_a_store_that_is_gone_ends_the_watch_silently(tmp_path):
+    class Gone:
+        def set(self, key, value):
+            raise torch.distributed.DistNetworkError("Connection reset by peer")
+
+    run = SimpleNamespace(settings={"ddp_timeout": 100}, folder=tmp_path)
+    watch.watch(Gone(), ["0", "1"], 0, run, SimpleNamespace(at=7), threading.Event())
+    assert not os.listdir(tmp_path)
 
 
 def children(pid):

@@ -30,8 +30,12 @@ def watch(store, ranks, rank, run, log, over):
     """Compare what the ranks have begun: those that wait have begun one collective more."""
     limit, seen, since = run.settings["ddp_timeout"], [], time.monotonic()
     while time.monotonic() - since < limit:
-        store.set(ranks[rank], "{collectives} {passes}".format_map(distributed.begun))
-        if (now := store.multi_get(ranks)) != seen:  # the first time, it waits for all
+        try:
+            store.set(ranks[rank], "{collectives} {passes}".format_map(distributed.begun))
+            now = store.multi_get(ranks)  # the first time, this waits for all
+        except RuntimeError:  # the store's process is gone: the main thread will notice
+            return
+        if now != seen:
             seen, since = now, time.monotonic()
         if over.wait(limit / 60):
             return
