@@ -46,4 +46,6 @@ def watch(store, ranks, rank, run, log, over):
         reason = f"{who} made no progress for {limit:g} s after step {log.at}; see --ddp_timeout"
         print(f"train.py: error: {reason}", file=sys.stderr, flush=True)
         write_status(run.folder, "failed", reason=reason)
+    else:
+        time.sleep(limit / 10)  # lest that one reports this exit
     os._exit(1)  # the main thread waits in a library
