@@ -67,9 +67,9 @@ def test_one_thread_works_beside_a_gpu(kind, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "chosen", "spins"),
     [
-        ("train", {}, "10000"),
-        ("evaluate", {}, "10000"),
-        ("predict", {}, "10000"),
+        ("train", {}, "100000"),
+        ("evaluate", {}, "100000"),
+        ("predict", {}, "100000"),
         ("predict", {"OMP_WAIT_POLICY": "passive"}, "0"),
         ("predict", {"GOMP_SPINCOUNT": "7"}, "7"),
     ],
