@@ -5,7 +5,7 @@ import sys
 import tempfile
 
 # OpenMP's idle threads spin for milliseconds by default, and keep a shared core from the one that
-# they wait for. A tenth of that costs DistilBERT 10% of its speed alone, this third of it 1%.
+# they wait for. Alone, DistilBERT trains 1% slower with these 100,000 spins, 10% with 10,000.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
     os.environ["GOMP_SPINCOUNT"] = "100000"
 try:
