@@ -17,7 +17,7 @@ sys.path.insert(
 # Before the libraries are imported: nothing of the caller's settings, such as a token, a cache or a
 # launcher.
 for name in list(os.environ):
-    if name.startswith(("HF_", "TRANSFORMERS_", "ACCELERATE_", "OMP_", "GOMP_", "TORCHELASTIC_")):
+    if name.startswith(("HF_", "TRANSFORMERS_", "ACCELERATE_", "OMP_", "TORCHELASTIC_")):
         del os.environ[name]
 CACHE = tempfile.TemporaryDirectory(prefix="tests-hf-home-")
 os.environ.update(HF_HOME=CACHE.name, HF_HUB_OFFLINE="1")

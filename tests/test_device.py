@@ -65,26 +65,6 @@ def test_one_thread_works_beside_a_gpu(kind, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "chosen", "spins"),
-    [
-        ("train", {}, "100000"),
-        ("evaluate", {}, "100000"),
-        ("predict", {}, "100000"),
-        ("predict", {"OMP_WAIT_POLICY": "passive"}, "0"),
-        ("predict", {"GOMP_SPINCOUNT": "7"}, "7"),
-    ],
-    ids=["train", "evaluate", "predict", "policy", "spins"],
-)
-def test_idle_threads_soon_sleep_unless_the_user_chose(name, chosen, spins, monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)  # that of a script imported here
-    done = tiny.script(name, "--help", env={"OMP_DISPLAY_ENV": "VERBOSE", **chosen})
-    assert done.returncode == 0, done.stderr
-    if "GOMP_" not in done.stderr:
-        pytest.skip("torch has another OpenMP here, which takes no GOMP_SPINCOUNT")
-    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
-
-
-@pytest.mark.parametrize(
     ("group", "files", "cpus"),
     [
         ("0::/", {"cpu.max": "max 100000"}, math.inf),
@@ -95,7 +75,7 @@ def test_idle_threads_soon_sleep_unless_the_user_chose(name, chosen, spins, monk
         ("4:memory:/\n2:cpu,cpuacct:/job", {"cpu,cpuacct/job/cpu": (300000, 100000)}, 3),
         ("2:cpu:/job", {"cpu/job/cpu": (-1, 100000)}, math.inf),
         ("2:cpu:/docker/1f", {"cpu/cpu": (100000, 50000)}, 2),
-        ("0::/\n2:cpu:/a:b", {"cpu/a:b/cpu": (100000, 100000)}, 1),
+        ("0::/\n2:cpu:/a/b", {"cpu/a/b/cpu": (100000, 100000)}, 1),
         (None, {}, math.inf),
     ],
 )

@@ -271,8 +271,12 @@ def test_a_process_that_is_paused_ends_the_job(tmp_path, distilbert, reviews, pa
             time.sleep(0.1)
         [late] = [child["pid"] for child in children(job.pid) if child["RANK"] == str(paused)]
         os.kill(late, signal.SIGSTOP)
+        deadline = time.monotonic() + 90
         while tiny.read(tmp_path / "run", "status.json")["status"] == "running":
             assert job.poll() is None, job.stderr.read()
+            if time.monotonic() > deadline:
+                job.kill()
+                pytest.fail("the job waits for the paused process")
             time.sleep(0.1)
         os.kill(late, signal.SIGKILL)  # torchrun would do so after 30 s
         error = job.communicate(timeout=60)[1]
@@ -297,43 +301,86 @@ def test_a_card_without_peer_to_peer_is_refused_in_one_line(monkeypatch):
         launch.start("no")
 
 
-def test_slow_passes_are_progress(tmp_path, monkeypatch):
-    """A rank alone computes for longer than the limit, while the other waits in a collective."""
-    now, polls, written = [0.0], [], []
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(watch.distributed, "begun", {"collectives": 3, "passes": 0})
-    monkeypatch.setattr(watch, "write_status", lambda *given, **more: written.append((given, more)))
+class Peer:
+    """Rank 1, seen by the watch of rank 0, and the clock: at each poll it writes begun(poll)."""
+
+    def __init__(self, begun):
+        self.begun, self.polls, self.seconds = begun, 0, 0.0
+        self.values = torch.distributed.HashStore()
+
+    def clone(self):
+        return self
+
+    def set(self, key, value):
+        self.values.set(key, value)
+
+    def multi_get(self, keys):
+        return self.values.multi_get(keys)
+
+    def wait(self, seconds):  # as an event that is not set
+        self.polls += 1
+        self.seconds += seconds
+        assert self.polls < 1000
+        self.values.set("1", self.begun(self.polls))
+        return False
+
+
+@pytest.fixture
+def watched(monkeypatch, tmp_path, capfd):
+    """A function of a Peer and this rank's collectives: (the seconds to the end, the reason)."""
 
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr(watch.os, "_exit", leave)
-    store = torch.distributed.HashStore()
-    store.set("1", "2 0")
+    def call(peer, collectives, folder=tmp_path):
+        monkeypatch.setattr(watch.os, "_exit", leave)
+        monkeypatch.setattr(watch.distributed, "begun", {"collectives": collectives, "passes": 0})
+        run = SimpleNamespace(settings={"ddp_timeout": 600}, folder=folder)
+        with pytest.raises(SystemExit) as end:
+            watch.watch(peer, ["0", "1"], 0, run, SimpleNamespace(at=7), peer)
+        assert end.value.code == 1
+        [line] = capfd.readouterr().err.splitlines()
+        reason = line.removeprefix("train.py: error: ")
+        assert reason.endswith(" made no progress for 600 s after step 7; see --ddp_timeout")
+        if folder == tmp_path:
+            assert tiny.read(folder, "status.json")["reason"] == reason
+        return peer.seconds, reason.split(" made")[0]
 
-    class Clock:
-        def wait(self, seconds):
-            now[0] += seconds
-            polls.append(now[0])
-            store.set("1", f"2 {min(len(polls), 50)}")  # 50 passes, then it hangs
-            return False
-
-    run = SimpleNamespace(settings={"ddp_timeout": 100}, folder=tmp_path)
-    with pytest.raises(SystemExit) as end:
-        watch.watch(store, ["0", "1"], 0, run, SimpleNamespace(at=7), Clock())
-    assert end.value.code == 1
-    assert 180 <= now[0] <= 190  # 50 polls of 100 / 60 s, then the limit
-    reason = "process 1 made no progress for 100 s after step 7; see --ddp_timeout"
-    assert written == [((tmp_path, "failed"), {"reason": reason})]
+    return call
 
 
-def test_a_store_that_is_gone_ends_the_watch_silently(tmp_path):
-    class Gone:
+def test_passes_are_progress_however_long_the_others_wait(watched):
+    peer = Peer(lambda poll: f"2 {min(poll, 200)} {poll}")  # 200 polls of 10 s, then it hangs
+    seconds, who = watched(peer, 3)
+    assert who == "process 1"  # it has begun fewer collectives
+    assert 2600 <= seconds <= 2620
+
+
+def test_a_rank_that_pauses_within_a_collective_is_named(watched):
+    seconds, who = watched(Peer(lambda poll: "3 5 4"), 3)
+    assert who == "process 1"  # it polls no more
+    assert 600 <= seconds <= 620
+
+
+def test_ranks_that_hang_together_are_all_named(watched):
+    _, who = watched(Peer(lambda poll: f"3 5 {poll}"), 3)
+    assert who == "all processes"
+
+
+def test_a_job_ends_even_if_its_folder_is_not_there(watched, tmp_path):
+    _, who = watched(Peer(lambda poll: "3 5 4"), 3, tmp_path / "on another machine")
+    assert who == "process 1"
+
+
+def test_a_store_that_is_gone_is_no_exception(tmp_path):
+    class Gone(Peer):
         def set(self, key, value):
             raise torch.distributed.DistNetworkError("Connection reset by peer")
 
-    run = SimpleNamespace(settings={"ddp_timeout": 100}, folder=tmp_path)
-    watch.watch(Gone(), ["0", "1"], 0, run, SimpleNamespace(at=7), threading.Event())
+    run = SimpleNamespace(settings={"ddp_timeout": 1e12}, folder=tmp_path)  # "never"
+    watched = Gone(str)
+    watch.watch(watched, ["0", "1"], 0, run, SimpleNamespace(at=7), watched)
+    assert watched.seconds < threading.TIMEOUT_MAX
     assert not os.listdir(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The default model and data set from a loopback Hub, then from the cache."""
 
+import contextlib
 import time
 from types import SimpleNamespace
 
@@ -56,7 +57,7 @@ def test_the_defaults_load_from_the_hub_then_from_the_cache(tmp_path, distilbert
             "model", MODEL, {**files, "pytorch_model.bin": b"never read", "README.md": b"a card"}
         )
         dataset = server.add_repo("dataset", DATASET, imdb(tmp_path))
-        server.faults.append(Fault("GET", "/api/datasets", 503, headers={"Retry-After": "1"}))
+        server.faults.append(Fault("GET", "/api/datasets", 503, times=2))
         env = {**server.env, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
         online = tiny.process(*launch, cwd=tmp_path, env=env)
         assert online.returncode == 0, online.stderr
@@ -194,25 +195,72 @@ def busy(monkeypatch, tmp_path):
 @pytest.mark.parametrize("path", ["/api/", "/resolve/"])
 def test_a_busy_hub_is_asked_again(busy, path, status, headers, capfd):
     server, slept = busy
-    server.faults.append(Fault("GET", path, status, times=2, headers=headers))
+    # Each attempt meets one or two: the first, and the one that may use the cache.
+    server.faults.append(Fault("GET", path, status, times=3, headers=headers))
     folder = access.snapshot("some/model", "main", ["*"])
     assert (folder / "vocab.txt").read_bytes() == b"[PAD]"
-    assert slept in ([5], [5, 5])  # each attempt meets one fault or both
+    assert slept in ([5], [5, 5])
     said = f"{server.endpoint} is busy (status {status}); retrying for 60 s\n"
     errors = capfd.readouterr().err
     assert said in errors
     assert errors.count("busy") == 1
 
 
-@pytest.mark.parametrize("token", [None, "hf_read"])
-def test_a_hub_that_stays_busy_is_left_after_a_minute(busy, token, monkeypatch):
+def test_a_hub_that_stays_busy_is_left_after_a_minute(busy):
     server, slept = busy
-    monkeypatch.setattr(access, "get_token", lambda: token)
     server.faults.append(Fault("GET", "/", 429, times=10**6, headers={"Retry-After": "300"}))
     with pytest.raises(UserError, match=f"^some/model: {server.endpoint} is busy") as error:
         access.snapshot("some/model", "main", ["*"])
     assert sum(slept) == 60
-    assert ("HF_TOKEN" in str(error.value)) is (token is None)
+    assert "HF_TOKEN" in str(error.value)
+
+
+def test_an_error_after_another_hosts_failure_is_not_called_busy(busy):
+    """As datasets asks a second host for a data set's size, and goes on without."""
+    _, slept = busy
+    with LoopbackHub() as other:
+        other.faults.append(Fault("GET", "/size", 500))
+
+        def load(cached):
+            access.get_session().get(f"{other.endpoint}/size")
+            raise ValueError("available: ['a', 'b']")
+
+        with pytest.raises(ValueError, match="available"):
+            access.patiently(load, "some/data")
+    assert not slept
+
+
+def test_a_result_that_the_library_took_from_its_cache_is_asked_for_again(busy):
+    """datasets does so for any revision, and then says nothing."""
+    server, slept = busy
+    server.faults.append(Fault("GET", "/api/datasets", 429))
+    asked = []
+
+    def load(cached):
+        asked.append(cached)
+        if cached:
+            raise ValueError
+        with contextlib.suppress(access.HTTPError):
+            access.get_session().get(f"{server.endpoint}/api/datasets/some/data")
+            return "from the Hub"
+        return "from the cache"
+
+    server.add_repo("dataset", "some/data", {"README.md": b"---\n---\n"})
+    assert access.patiently(load, "some/data") == "from the Hub"
+    assert (asked, slept) == ([False, True, False], [5])
+
+
+@pytest.mark.parametrize("folder", ["", "~/.cache"])
+def test_a_cache_without_a_place_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be written or locked.*; set HF_HOME"):
+        access.check_cache(folder, "HF_HUB_CACHE")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_of_a_cache_leaves_nothing_that_another_user_could_not_write(tmp_path):
+    access.check_cache(str(tmp_path / "cache"), "HF_HUB_CACHE")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_busy_hub_is_not_waited_for_if_the_cache_has_the_files(busy, capfd):

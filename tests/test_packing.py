@@ -80,36 +80,12 @@ def kernel(query, key, value, bias, *where, scale):
     return torch.cat(attended)[None], None
 
 
-def fuse(model):
-    """As packing.install does on a GPU."""
-    encoder = getattr(model.base_model, packing.ENCODERS[model.config.model_type])
-    for layer in encoder.layer[:-1]:
-        attention.fuse(getattr(layer.attention, "self", layer.attention))
-    return model
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fused_model_saves_copies_and_pads_as_the_stock_one(tmp_path, kind):
-    stock, ours = pair(tmp_path, kind)
-    other = copy.deepcopy(fuse(ours)).eval()
-    with torch.no_grad():
-        for parameter in ours.parameters():  # a copy must not share them
-            parameter.zero_()
-    assert other.state_dict().keys() == stock.state_dict().keys()
-    padded = batches.pad(texts([9, 4, 2], stock), stock.pad_token_id)
-    logits, wanted = other(**padded).logits, stock.eval()(**padded).logits
-    assert torch.allclose(logits, wanted, rtol=0, atol=1e-6)
-    assert not ours.eval()(**padded).logits.any()
-
-
 @pytest.mark.parametrize("way", ["a CPU's", "a GPU's"])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_and_all_gradients_match_the_padded_model(tmp_path, kind, lengths, way, monkeypatch):
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", kernel)
     models = pair(tmp_path, kind)
-    if way == "a GPU's":
-        fuse(models[1])
     reviews, labels = texts(lengths, models[0]), torch.tensor([i % 3 for i in range(len(lengths))])
     found = []
     for model in models:

@@ -1,10 +1,9 @@
 """Attention within each of many packed reviews: in groups on a CPU, by one kernel on a GPU."""
 
 import math
-from functools import partial
 
 import torch
-from torch.nn.functional import linear, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -20,40 +19,20 @@ def attend(module, query, key, value, mask, layout=None, context=None, **options
 
     With a `context` [1, T, H] for keys and values, queries are first tokens: [1, heads, B, D].
     """
-    if query.shape[1] > key.shape[1]:  # fused
-        query, key, value = query.chunk(3, 1)
     if layout is None:
         return AttentionInterface()["sdpa"](module, query, key, value, mask, **options)
     scaling, dropout = options["scaling"], options["dropout"]
     # [T, heads, D], without a copy
     query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     if context is not None:
-        _, *layers = projections(module)
-        key, value = (layer(context.squeeze(0)).unflatten(1, query.shape[1:]) for layer in layers)
+        distilbert = hasattr(module, "k_lin")
+        linear = (module.k_lin, module.v_lin) if distilbert else (module.key, module.value)
+        key, value = (layer(context.squeeze(0)).unflatten(1, query.shape[1:]) for layer in linear)
     if layout.groups is not None:
         attended = by_review(query * scaling, key, value, layout.groups, dropout)
     else:
         attended = by_kernel(query, key, value, layout, scaling, dropout)
     return attended[None], None
-
-
-def projections(module):
-    """The layers of query, key and value, as DistilBERT or BERT names them."""
-    names = ("q_lin", "k_lin", "v_lin") if hasattr(module, "q_lin") else ("query", "key", "value")
-    return [getattr(module, name) for name in names]
-
-
-def fuse(module):
-    """Compute query, key and value by one product, which `attend` splits."""
-    query, key, value = projections(module)
-    query.forward = partial(product, module)
-    key.forward = value.forward = lambda states: states  # not used
-
-
-def product(module, states):
-    """[1, T, H] -> [1, T, 3 * H]."""
-    parts = zip(*(layer.parameters() for layer in projections(module)), strict=True)
-    return linear(states, *map(torch.cat, parts))  # weights, biases
 
 
 AttentionInterface.register(NAME, attend)

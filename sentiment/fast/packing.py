@@ -45,10 +45,7 @@ def install(model, precision):
     encoder.register_forward_hook(unpack, with_kwargs=True)
     encoder.layer[-1].register_forward_pre_hook(keep_first_tokens, with_kwargs=True)
     for layer in encoder.layer:
-        module = getattr(layer.attention, "self", layer.attention)
-        module.register_forward_pre_hook(cast_once)
-        if model.device.type != "cpu" and layer is not encoder.layer[-1]:
-            attention.fuse(module)
+        getattr(layer.attention, "self", layer.attention).register_forward_pre_hook(cast_once)
     for module in model.modules():
         if type(module) is torch.nn.Dropout:
             module.__class__ = dropout.Dropout

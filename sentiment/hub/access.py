@@ -4,13 +4,14 @@ import errno
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import filelock
-from huggingface_hub import constants, get_session, get_token, is_offline_mode, snapshot_download
+from huggingface_hub import constants, get_session, is_offline_mode, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status, logging
 
@@ -63,15 +64,15 @@ def with_timeout(ask):
     return answers
 
 
-def patiently(load, name, *given, **options):
-    """load(name, ...), which reads from the Hub; if that is busy from the cache, or a bit later.
-
-    Raises UserError if it stays busy.
+def patiently(load, name):
+    """load(False) reads `name` from the Hub; if that is busy, load(True) from the cache, else the
+    Hub again later. UserError if it stays busy.
     """
     refused, hooks = [], get_session().event_hooks["response"]
 
-    def refuse(response):  # the libraries would wait before they look there
-        if response.status_code == 429 or response.status_code >= 500:
+    def refuse(response):  # the libraries would wait before they look into the cache
+        busy = response.status_code == 429 or response.status_code >= 500
+        if busy and str(response.url).startswith(constants.ENDPOINT):
             refused.append(response.status_code)
             response.read()
             hf_raise_for_status(response)
@@ -79,16 +80,19 @@ def patiently(load, name, *given, **options):
     hooks.append(refuse)
     try:
         for left in range(PATIENCE, -1, -PAUSE):
+            refused.clear()
             try:
-                return load(name, *given, **options)
-            except Exception as error:
+                result = load(False)
+                if not refused:
+                    return result
+            except Exception:
                 if not refused:
                     raise
-                busy = f"{constants.ENDPOINT} is busy (status {refused[0]})"
-                refused.clear()
-                if not left:
-                    way = "" if get_token() else f", or {LOG_IN}: that raises the limit"
-                    raise UserError(f"{name}: {busy}; try again later{way}") from error
+            busy = f"{constants.ENDPOINT} is busy (status {refused[0]})"
+            with suppress(Exception):  # not in the cache; the libraries share no error type
+                return load(True)
+            if not left:
+                raise UserError(f"{name}: {busy}; try again later, or for a higher limit {LOG_IN}")
             if left == PATIENCE:
                 print(f"{busy}; retrying for {PATIENCE} s", file=sys.stderr)
             time.sleep(PAUSE)
@@ -102,7 +106,7 @@ def snapshot(name, revision, patterns):
         check_cache(constants.HF_HUB_CACHE, "HF_HUB_CACHE")
     try:
         given = {"revision": revision, "allow_patterns": patterns}
-        return Path(patiently(snapshot_download, name, **given))
+        return Path(patiently(lambda _: snapshot_download(name, **given), name))
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise unavailable(name, error) from error
 
@@ -120,10 +124,10 @@ def quiet_datasets():
 def check_cache(folder, variable):
     """Raise UserError unless files can be written and locked there."""
     try:
-        if str(folder)[0] == "~":
+        if str(folder).startswith("~"):
             raise FileNotFoundError(errno.ENOENT, "no home folder")
         os.makedirs(folder, exist_ok=True)
-        with filelock.FileLock(os.path.join(folder, ".lock")):
+        with tempfile.TemporaryDirectory(dir=folder) as probe, filelock.FileLock(f"{probe}/lock"):
             return
     except OSError as error:
         variable = variable if variable in os.environ else "HF_HOME"

@@ -87,9 +87,16 @@ def describe(settings):
 def from_hub(name, config, revision):
     """{split: datasets.Dataset}. Raises UserError, OSError."""
     with reading(name) as datasets:
-        if is_offline_mode() and not config:  # else the library takes any
-            config = cached_default(name)
-        return access.patiently(datasets.load_dataset, name, config, revision=revision)
+
+        def load(cached):
+            if cached and revision != "main":
+                raise ValueError("the library takes any revision")
+            chosen = config
+            if not config and (cached or is_offline_mode()):  # and any configuration
+                chosen = cached_default(name)
+            return datasets.load_dataset(name, chosen, revision=revision)
+
+        return access.patiently(load, name)
 
 
 def cached_default(name):

@@ -20,7 +20,7 @@ RECORDS = ("status.json", "run.json", "log.jsonl", "metrics.json", "README.md", 
 PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
 MODEL = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 FINISHED = -1
-NO_LOCKS = errno.ENOLCK, errno.EOPNOTSUPP  # of some network file systems
+NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP  # of some network file systems
 
 
 def check(args):

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from torch.distributed import PrefixStore, distributed_c10d
@@ -11,14 +11,16 @@ from torch.distributed import PrefixStore, distributed_c10d
 from sentiment import distributed
 from sentiment.runtime.folder import write_status
 
+POLLS = 60  # without progress, they make up --ddp_timeout
+
 
 @contextmanager
 def progress(accelerator, run, log):
     """Within the block, end this process once no rank has gone on for --ddp_timeout seconds."""
     over, ranks = Event(), list(map(str, range(accelerator.num_processes)))
     if len(ranks) > 1:
-        store = distributed_c10d._get_default_store().clone()  # a connection of its own
-        given = PrefixStore("watch", store), ranks, accelerator.process_index, run, log, over
+        store = PrefixStore("watch", distributed_c10d._get_default_store())
+        given = store, ranks, accelerator.process_index, run, log, over
         Thread(target=watch, args=given, daemon=True).start()
     try:
         yield
@@ -27,25 +29,29 @@ def progress(accelerator, run, log):
 
 
 def watch(store, ranks, rank, run, log, over):
-    """Compare what the ranks have begun: those that wait have begun one collective more."""
-    limit, seen, since = run.settings["ddp_timeout"], [], time.monotonic()
-    while time.monotonic() - since < limit:
-        try:
-            store.set(ranks[rank], "{collectives} {passes}".format_map(distributed.begun))
-            now = store.multi_get(ranks)  # the first time, this waits for all
-        except RuntimeError:  # the store's process is gone: the main thread will notice
-            return
-        if now != seen:
-            seen, since = now, time.monotonic()
-        if over.wait(limit / 60):
-            return
-    collectives = [int(each.split()[0]) for each in seen]
-    late = collectives.index(min(collectives))
-    if rank == collectives.index(max(collectives)):  # one that waits
-        who = f"process {late}" if rank != late else "all processes"
-        reason = f"{who} made no progress for {limit:g} s after step {log.at}; see --ddp_timeout"
-        print(f"train.py: error: {reason}", file=sys.stderr, flush=True)
-        write_status(run.folder, "failed", reason=reason)
-    else:
-        time.sleep(limit / 10)  # lest that one reports this exit
-    os._exit(1)  # the main thread waits in a library
+    """Compare what the ranks have begun. Polls count, not time, which passes while all pause."""
+    limit, polls, history = run.settings["ddp_timeout"], 0, []
+    with suppress(RuntimeError):  # the store's process is gone: the main thread will notice
+        store = store.clone()  # a connection of its own
+        while len(history) <= POLLS:
+            if over.wait(min(limit, 10**9) / POLLS):
+                return
+            polls += 1
+            begun = *distributed.begun.values(), polls  # collectives, passes
+            store.set(ranks[rank], " ".join(map(str, begun)))
+            found = [tuple(map(int, each.split())) for each in store.multi_get(ranks)]
+            same = history and [x[:2] for x in found] == [x[:2] for x in history[-1]]
+            history = [*history, found] if same else [found]
+        paused = [i for i, each in enumerate(found) if each == history[POLLS // 2][i]]
+        behind = [i for i, each in enumerate(found) if each[0] < max(found)[0]]
+        late = paused or behind  # those that wait have begun one collective more
+        if rank == min({*range(len(ranks))}.difference(late)):
+            who = f"process {late[0]}" if late else "all processes"
+            reason = f"{who} made no progress for {limit:g} s after step {log.at}"
+            reason += "; see --ddp_timeout"
+            print(f"train.py: error: {reason}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # a full disk, or a folder on another machine
+                write_status(run.folder, "failed", reason=reason)
+        else:
+            time.sleep(limit / 10)  # or that rank would report this exit
+        os._exit(1)  # the main thread waits in a library
