@@ -75,7 +75,7 @@ def test_a_run_folder_without_locks_is_used_and_a_cache_is_refused(train, tmp_pa
 
 @pytest.mark.slow
 def test_a_missing_home_is_one_line_that_names_hf_home(tmp_path, distilbert, reviews):
-    """As in a container with a user id that has no name; `~` then stands for nothing."""
+    """In a container, a user may have neither a name nor HOME."""
     given = {"model_name_or_path": distilbert, "dataset_name": reviews, **SHORT}
     argv = [sys.executable, "train.py", *tiny.flags(**given, output_dir=tmp_path / "run")]
     unset = ["env", *(word for name in ("HOME", "HF_HOME") for word in ("-u", name))]
