@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -307,12 +308,16 @@ class Peer:
     def __init__(self, begun):
         self.begun, self.polls, self.seconds = begun, 0, 0.0
         self.values = torch.distributed.HashStore()
+        self.values.set_timeout(timedelta(seconds=1))  # a wait for a missing key is an error
 
     def clone(self):
         return self
 
     def set(self, key, value):
         self.values.set(key, value)
+
+    def compare_set(self, key, expected, value):
+        self.values.compare_set(key, expected, value)
 
     def multi_get(self, keys):
         return self.values.multi_get(keys)
@@ -321,7 +326,8 @@ class Peer:
         self.polls += 1
         self.seconds += seconds
         assert self.polls < 1000
-        self.values.set("1", self.begun(self.polls))
+        if begun := self.begun(self.polls):
+            self.values.set("1", begun)
         return False
 
 
@@ -359,6 +365,12 @@ def test_passes_are_progress_however_long_the_others_wait(watched):
 def test_a_rank_that_pauses_within_a_collective_is_named(watched):
     seconds, who = watched(Peer(lambda poll: "3 5 4"), 3)
     assert who == "process 1"  # it polls no more
+    assert 600 <= seconds <= 620
+
+
+def test_a_rank_that_pauses_before_its_first_poll_is_named(watched):
+    seconds, who = watched(Peer(lambda poll: None), 3)
+    assert who == "process 1"
     assert 600 <= seconds <= 620
 
 
