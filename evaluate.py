@@ -46,12 +46,14 @@ POLAR = (["negative", "positive"], ["negative", "neutral", "positive"])  # class
 def parse_args(argv):
     parser = Parser(description="Score a fine-tuned model on labelled reviews.")
     add = parser.add_argument
-    help = "folder that train.py wrote, or Hub id"
+    help = "folder that train.py wrote, or Hub id (default: %(default)s)"
     add("--model_name_or_path", default=model.DEFAULT_FOLDER, help=help)
-    add("--revision", default="main", help="branch, tag or commit of the model on the Hub")
+    help = "branch, tag or commit of the model on the Hub (default: %(default)s)"
+    add("--revision", default="main", help=help)
     help = "Hub id, folder or file (default: the one the model was trained on)"
     add("--dataset_name", help=help)
     help = "train, validation or test, as train.py used them, or another; a file has only train"
+    help += " (default: %(default)s)"
     add("--split", default="test", help=help)
     help = "stratified sample, 0 for all (default: what train.py scored; all of other data)"
     add("--max_eval_samples", type=number(int, 0), help=help)

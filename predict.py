@@ -54,7 +54,8 @@ def parse_args(argv):
     help = "folder that train.py wrote, or Hub id; give it again to average several models"
     help += f" (default: {model.DEFAULT_FOLDER})"
     add("--model_name_or_path", action="append", metavar="MODEL", help=help)
-    add("--revision", default="main", help="branch, tag or commit of the models on the Hub")
+    help = "branch, tag or commit of the models on the Hub (default: %(default)s)"
+    add("--revision", default="main", help=help)
     form = parser.add_mutually_exclusive_group().add_argument
     help = "input lines are JSON objects; label and score are added to each"
     form("--jsonl", action="store_true", help=help)
@@ -66,7 +67,7 @@ def parse_args(argv):
     add("--text_column", help=help)
     help = "tsv: label, probability; jsonl: all probabilities (default: tsv, or as the input)"
     add("--output_format", choices=["tsv", "jsonl"], help=help)
-    help = f"label as {UNSURE} if the top probability is below this"
+    help = f"label as {UNSURE} if the top probability is below this (default: %(default)s)"
     add("--threshold", type=number(float, 0, 1), default=0.0, help=help)
     args = parser.parse_args(argv)
     args.model_name_or_path = args.model_name_or_path or [model.DEFAULT_FOLDER]
@@ -330,10 +331,11 @@ def read_table(path, column):
 
 def encode(records, tokenizers, counts):
     """Lists of (text, fields) -> lists of (token ids by each tokenizer, or None for an empty text;
-    fields). Counts texts, empty ones and those with U+FFFD in `counts`; also those truncated by
-    tokenizer number i, under i.
+    fields), at most stream.SIZE. Counts texts, empty ones and those with U+FFFD in `counts`; also
+    those truncated by tokenizer number i, under i.
     """
-    for chunk in records:
+    size = stream.SIZE
+    for chunk in (each[i : i + size] for each in records for i in range(0, len(each), size)):
         # Replace lone surrogates.
         texts = [text.encode("utf-8", "replace").decode() for text, _ in chunk]
         counts["replaced"] += sum("\ufffd" in text for text in texts)
@@ -471,7 +473,7 @@ def main(argv=None):
         if header:
             write([in_csv(header, separator)])
             classes = [in_csv([name], separator) for name in classes]  # quoted where needed
-        for chunk in stream.ahead(encode(stream.pieces(given), tokenizers, counts)):
+        for chunk in stream.ahead(encode(given, tokenizers, counts)):
             reviews = [ids for ids, _ in chunk if ids is not None]
             results = iter(mean_probabilities(classifiers, reviews, precision, bar.update))
             rows = [([] if ids is None else next(results), fields) for ids, fields in chunk]

@@ -1,4 +1,4 @@
-"""Labelled reviews, from where the user keeps them: checked and sampled."""
+"""Labelled reviews, from where the user keeps them: checked and sampled. Raises UserError."""
 
 import functools
 import hashlib
@@ -109,8 +109,8 @@ class Reviews(Sequence):
 
 
 def load_split(settings, split, known=()):
-    """One split of the data that `settings` name. Raises UserError. Returns (Reviews, or None if
-    there is no such split; names of the classes by id; lines for a report).
+    """One split of the data that `settings` name: (Reviews, or None if there is no such split;
+    names of the classes by id; lines for a report).
 
     known: class names; a label that differs from one in case only is read as that.
     """
@@ -148,7 +148,7 @@ def load_split(settings, split, known=()):
 
 
 def choose_columns(settings, there, where):
-    """([text columns], label column): `title,body` are two, unless one has that name. UserError."""
+    """([text columns], label column): `title,body` are two, unless one has that name."""
     text, label = settings.text_column, settings.label_column
     texts = of_text(text, there)
     wrong = [f"--text_column {text}"] if not set(texts) <= set(there) else []
@@ -164,7 +164,7 @@ def values(column):
 
 
 def as_texts(column, where):
-    """The column as large_string. Raises UserError."""
+    """The column as large_string."""
     first = next((value for value in values(column) if value is not None), "")
     if not isinstance(first, str) or isinstance(column.type, MIXED):
         found = rules.some([repr(first)])
@@ -174,7 +174,7 @@ def as_texts(column, where):
 
 def encode(column, names, where):
     """(A code for each row; the different labels by code, the last of which is None; probabilities
-    by soft.read, or None). Raises UserError, ValueError.
+    by soft.read, or None). Raises ValueError, too.
 
     names: a ClassLabel's, which takes the place of numbers.
     """
@@ -211,7 +211,7 @@ def stratified(labels, size, seed, at_least=0):
 
 
 def load_train_and_test(settings, selects=False):
-    """({"train": Reviews, "eval": Reviews}, names of the classes, lines of a report). UserError.
+    """({"train": Reviews, "eval": Reviews}, names of the classes, lines of a report).
 
     "eval": test; else validation, unless `selects`; else 10% of train. "validation": that split,
     unless it is "eval". selects: it chooses an epoch, so it must be there.
@@ -253,9 +253,7 @@ def load_train_and_test(settings, selects=False):
 
 
 def load_scored(settings, classes):
-    """({"eval": test, "validation": Reviews}, lines of a report): the splits that are there and
-    have labels. Raises UserError.
-    """
+    """({"eval": test, "validation": Reviews}, lines of a report): those there that have labels."""
     found, report = {}, []
     for part, flag in (("eval", "test_split_name"), ("validation", "validation_split_name")):
         split = getattr(settings, flag)
@@ -281,7 +279,7 @@ def load_scored(settings, classes):
 
 
 def sampled(parts, settings, report):
-    """Samples of the sizes that `settings` ask for. Raises UserError. Extends the report."""
+    """Samples of the sizes that `settings` ask for. Extends the report."""
     samples, used = {}, []
     for part, reviews in reversed(parts.items()):  # train first
         train = part == "train"

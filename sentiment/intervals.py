@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
@@ -38,7 +39,7 @@ def roc_auc(auc, positives, negatives):
 
 def mean(limits):
     """For a macro average: the averages of the limits, which is conservative."""
-    return tuple(sum(ends) / len(ends) for ends in zip(*limits, strict=True))
+    return tuple(numpy.mean(limits, axis=0).tolist())
 
 
 def paired_difference(only_first, only_second, reviews):

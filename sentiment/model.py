@@ -47,8 +47,6 @@ def for_reviews(tokenizer):
     """The tokenizer, which now reads HTML breaks as spaces and truncates long texts on the left: a
     review's end tells more than its start (Sun et al. 2019).
     """
-    if not tokenizer.is_fast:
-        return tokenizer  # trial.check refuses it
     read_breaks_as_spaces(tokenizer)
     names = "model_input_names", "model_max_length", "padding_side", "add_prefix_space"
     kept = {name: getattr(tokenizer, name) for name in names} | tokenizer.special_tokens_map

@@ -1,4 +1,4 @@
-"""Reading from the Hub, or from its cache if the Hub does not answer."""
+"""Reading from the Hub, or its cache if the Hub does not answer. Raises UserError."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ logging.set_verbosity_error()
 
 
 def connect(*names):
-    """Call before loading anything, with the paths and Hub ids to load. Raises UserError.
+    """Call before loading anything, with the paths and Hub ids to load.
 
     If the Hub does not answer, the cache is used; the libraries would retry for over a minute.
     """
@@ -66,7 +66,7 @@ def with_timeout(ask):
 
 def patiently(load, name):
     """load(False) reads `name` from the Hub; if that is busy, load(True) from the cache, else the
-    Hub again later. UserError if it stays busy.
+    Hub again, for PATIENCE seconds.
     """
     refused, hooks = [], get_session().event_hooks["response"]
 
@@ -101,7 +101,7 @@ def patiently(load, name):
 
 
 def snapshot(name, revision, patterns):
-    """The folder of a model in the cache. Raises UserError."""
+    """The folder of a model in the cache."""
     if not is_offline_mode():
         check_cache(constants.HF_HUB_CACHE, "HF_HUB_CACHE")
     try:
@@ -112,7 +112,7 @@ def snapshot(name, revision, patterns):
 
 
 def quiet_datasets():
-    """The datasets library, to be imported after `connect`. Raises UserError."""
+    """The datasets library, to be imported after `connect`."""
     import datasets
 
     check_cache(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE")
@@ -122,7 +122,7 @@ def quiet_datasets():
 
 
 def check_cache(folder, variable):
-    """Raise UserError unless files can be written and locked there."""
+    """Raise unless files can be written and locked there."""
     try:
         if str(folder).startswith("~"):
             raise FileNotFoundError(errno.ENOENT, "no home folder")

@@ -1,4 +1,7 @@
-"""Soft labels: objects {name: probability} in place of names, as predict.py writes them."""
+"""Soft labels: objects {name: probability} in place of names, as predict.py writes them.
+
+Everything here raises UserError.
+"""
 
 import json
 import re
@@ -16,7 +19,7 @@ def is_object(label):
 
 def read(labels, where):
     """What data.encode returns; probabilities: a table of the rows with objects, with a column for
-    each name. Raises UserError. labels: names, integers, None and objects, also in JSON.
+    each name. labels: names, integers, None and objects, also in JSON.
     """
     labels = [json.loads(x) if is_object(x) or str(x)[:1] == '"' else x for x in labels]
     objects = {row: label for row, label in enumerate(labels) if isinstance(label, dict)}
@@ -42,7 +45,6 @@ def read(labels, where):
 
 def by_class(named, table, read, classes, where):
     """(The most probable class of N rows, or ""; float32 [N, C], with a 1 for a name).
-    Raises UserError.
 
     named: the classes by name; table: what `read` returns; read: {label: class}.
     """

@@ -1,4 +1,7 @@
-"""Where reviews come from: a file, a folder or the Hub -> the rows of a split."""
+"""Where reviews come from: a file, a folder or the Hub -> the rows of a split.
+
+Raises UserError, and OSError for a full disk.
+"""
 
 import functools
 import glob
@@ -24,7 +27,7 @@ UNLABELLED = "unsup"  # a folder of Stanford's aclImdb
 
 def read(settings, split):
     """(datasets.Dataset; where it is, for messages; how it was read, or ""; commit on the Hub, or
-    None), or None without such a split. Raises UserError, and OSError for a full disk.
+    None), or None without such a split.
 
     settings: data.DEFAULTS and dataset_name.
     """
@@ -48,7 +51,7 @@ def read(settings, split):
 
 
 def splits(settings):
-    """{split: its rows, a list of its files, its only file or its folder of classes}. UserError."""
+    """{split: its rows, a list of its files, its only file or its folder of classes}."""
     name, config = settings.dataset_name, settings.dataset_config_name
     revision, path = settings.dataset_revision, Path(name)
     if not path.exists():
@@ -85,7 +88,7 @@ def describe(settings):
 
 @functools.cache  # one call for each split
 def from_hub(name, config, revision):
-    """{split: datasets.Dataset}. Raises UserError, OSError."""
+    """{split: datasets.Dataset}."""
     with reading(name) as datasets:
 
         def load(cached):

@@ -1,8 +1,7 @@
-"""Load an untrusted model and try it: every failure becomes one line."""
+"""Load an untrusted model and try it. Every failure is a UserError of one line."""
 
 import os
 import sys
-import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ TEXT = "A 🙂 \U0010ffff"  # with characters outside any vocabulary
 
 
 def load_trained(name, revision="main"):
-    """(tokenizer, classifier on the CPU) of a fine-tuned model. Raises UserError."""
+    """(tokenizer, classifier on the CPU) of a fine-tuned model."""
     if name == model.DEFAULT_FOLDER and not Path(name).exists():
         raise UserError(f"no model in {name} yet: run train.py, or give --model_name_or_path")
     access.connect(name)
@@ -27,7 +26,7 @@ def load_trained(name, revision="main"):
 
 
 def load_for_training(settings, labels, text_columns):
-    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest). Raises UserError.
+    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest).
 
     text_columns: names, for predict.py.
     """
@@ -41,10 +40,7 @@ def load_for_training(settings, labels, text_columns):
 
 
 def load(name, revision, configure=None):
-    """(tokenizer, classifier, folder). Whatever fails is a UserError.
-
-    configure: called with the configuration, for a new head.
-    """
+    """(tokenizer, classifier, folder). configure: called with the configuration, for a new head."""
     folder = Path(name)
     if folder.is_file():
         raise UserError(f"{name}: a file, not a model folder or Hub id")
@@ -54,10 +50,13 @@ def load(name, revision, configure=None):
         raise UserError(f"--revision {revision}: {name} is a local folder")
     try:
         weights = untrusted.check(folder)
-        with silenced(), warnings.catch_warnings(action="ignore"):
+        with silenced():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             untrusted.check_size(config, *weights)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            # Without a file, AutoTokenizer makes one with special tokens only.
+            if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) or not tokenizer.is_fast:
+                raise UserError(f"its tokenizer is not a fast one; {untrusted.CONVERT}")
             if configure:
                 configure(config)
                 tokenizer = model.for_reviews(tokenizer)
@@ -75,7 +74,7 @@ def load(name, revision, configure=None):
 
 @contextmanager
 def silenced():
-    """Silence the process's stderr, where even caught Rust panics print."""
+    """Silence the process's stderr, where warnings and even caught Rust panics print."""
     if sys.__stderr__ is None:  # closed already, and its number may be another file's
         yield
         return
@@ -91,7 +90,7 @@ def silenced():
 
 
 def check(tokenizer, classifier, report, new_head):
-    """Raise UserError unless a model was loaded whole and answers. Calls model.agree."""
+    """Raise unless a model was loaded whole and answers. Calls model.agree."""
     unfit = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
     # Old files list position_ids, which are no weights.
     extra = {key for key in report["unexpected_keys"] if not key.endswith("position_ids")}
@@ -101,9 +100,6 @@ def check(tokenizer, classifier, report, new_head):
         raise UserError(f"{len(wrong)} tensors do not fit config.json, such as {min(wrong)}")
     if unfit and not new_head:
         raise UserError("no trained classification head: fine-tune with train.py first")
-    # Without a file, AutoTokenizer makes one with special tokens only.
-    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) or not tokenizer.is_fast:
-        raise UserError(f"its tokenizer is not a fast one; {untrusted.CONVERT}")
     if tokenizer.pad_token_id is None:
         raise UserError("its tokenizer has no padding token; set pad_token, and save it again")
     config, classes = classifier.config, list(classifier.config.id2label.values())

@@ -11,18 +11,12 @@ from sentiment.labels import fold, label_name
 OTHERS = Path(__file__).with_name("flags.md")
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action):
-        none = action.default in (None, {}) or action.default is False
-        return action.help if none else super()._get_help_string(action)
-
-
 class Parser(argparse.ArgumentParser):
     """Takes --a_b and --a-b alike and no abbreviations; a mistake is a UserError."""
 
     def __init__(self, hint="", **kwargs):
         """hint: added to each error."""
-        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, **kwargs)
         self.hint = hint
 
     def parse_args(self, args=None):
@@ -50,7 +44,8 @@ class Parser(argparse.ArgumentParser):
 
         def add(flag, kind, default, help):
             kind = {"choices": kind} if isinstance(kind, list) else {"type": kind}
-            add_argument(flag, default=default, help=help, **kind)
+            note = "" if default in (None, {}) else " (default: %(default)s)"
+            add_argument(flag, default=default, help=help + note, **kind)
 
         return add
 

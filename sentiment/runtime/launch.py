@@ -11,6 +11,8 @@ from accelerate.tracking import get_available_trackers
 from sentiment.errors import RunError, UserError, first_line
 from sentiment.runtime import device
 
+TRACKERS = ["none", *map(str, get_available_trackers())]
+
 
 def check_gpus():
     """Raise UserError for more processes than GPUs; print a line if one of several is used."""
@@ -33,9 +35,6 @@ def start(precision, tracker="none", folder=None):
         if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             raise UserError("srun alone does not connect processes; use cluster/train.sbatch")
     check_gpus()
-    trackers = ["none", *map(str, get_available_trackers())]
-    if tracker not in trackers:
-        raise UserError(f"--report_to {tracker}: choose from {', '.join(trackers)}")
     # torchrun (2.13) keeps one store for all attempts; processes restarted here need a new one.
     attempt = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if attempt and environ["LOCAL_WORLD_SIZE"] == environ["WORLD_SIZE"]:

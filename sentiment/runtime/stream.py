@@ -56,11 +56,6 @@ def decoded(source, where, errors):
         raise UserError(f"{where}: damaged: {error}") from error
 
 
-def pieces(lists):
-    """Lists of at most SIZE items, as soon as one of `lists` arrives."""
-    return (items[i : i + SIZE] for items in lists for i in range(0, len(items), SIZE))
-
-
 def ahead(lists):
     """Read `lists` in a thread; yield all that has arrived, as one list. Raises its errors."""
     waiting, ended, changed = [], [], threading.Condition()

@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
+import numpy
 from torch.distributed import PrefixStore, distributed_c10d
 
 from sentiment import distributed
@@ -41,12 +42,12 @@ def watch(store, ranks, rank, run, log, over):
             polls += 1
             begun = *distributed.begun.values(), polls  # collectives, passes
             store.set(ranks[rank], " ".join(map(str, begun)))
-            found = [tuple(map(int, each.split())) for each in store.multi_get(ranks)]
-            same = history and [x[:2] for x in found] == [x[:2] for x in history[-1]]
+            found = numpy.array([each.split() for each in store.multi_get(ranks)], int)
+            same = history and (found == history[-1])[:, :2].all()
             history = [*history, found] if same else [found]
-        paused = [i for i, each in enumerate(found) if each == history[POLLS // 2][i]]
-        behind = [i for i, each in enumerate(found) if each[0] < max(found)[0]]
-        late = paused or behind  # those that wait have begun one collective more
+        paused = (found == history[POLLS // 2]).all(axis=1)
+        behind = found[:, 0] < found[:, 0].max()  # those that wait have begun one collective more
+        late = numpy.flatnonzero(paused if paused.any() else behind).tolist()
         if rank == min({*range(len(ranks))}.difference(late)):
             who = f"process {late[0]}" if late else "all processes"
             reason = f"{who} made no progress for {limit:g} s after step {log.at}"
