@@ -201,7 +201,8 @@ def attempt(number, good, folder):
     except BaseException:
         code, wrong = None, traceback.format_exc()
     sys.stdin = usual
-    if code == 0 and script == "predict" and "--csv" not in argv:
+    marked = content[:1] in (b"\xff", b"\xfe", b"\xef")  # perhaps a byte order mark, or UTF-16
+    if code == 0 and script == "predict" and "--csv" not in argv and not marked:
         out.flush()
         answers = out.buffer.getvalue().decode("utf-8", "surrogatepass").count("\n")
         wanted = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))

@@ -112,12 +112,12 @@ class Run:
 
     def check_types(self):
         """Raise unless the fields that evaluate.py computes with have their types."""
-        get = self.settings.get
+        get, commit = self.settings.get, self.commits.__getitem__
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
         expected = {
             str: [*map(get, names), *self.labels, *self.command, self.directory],
             int: [*map(get, ("seed", "max_train_samples", "max_eval_samples")), self.kept_epoch],
-            str | None: [*map(self.commits.get, ("model", "dataset")), get("dataset_config_name")],
+            str | None: [*map(commit, ("model", "dataset")), get("dataset_config_name")],
             int | float: [self.seconds],
             dict: [self.versions, get("label_map", {})],
         }

@@ -8,7 +8,7 @@ import struct
 
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 CODE = "open({canary!r}, 'w').close()\n"
 
@@ -60,15 +60,20 @@ def own_model(folder, canary, **changes):
     edit(folder, "config.json", auto_map=own, **changes)
 
 
+def read_weights(folder):
+    """Without a memory map: Windows neither removes nor replaces a mapped file."""
+    return load((folder / "model.safetensors").read_bytes())
+
+
 def pickled(folder, canary):
-    tensors = load_file(folder / "model.safetensors")
+    tensors = read_weights(folder)
     torch.save({**tensors, "x": Payload(canary)}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
 def sharded(folder, shard):
     """The weights renamed to `shard`, which the index file names."""
-    tensors = load_file(folder / "model.safetensors")
+    tensors = read_weights(folder)
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors, shard)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     os.replace(folder / "model.safetensors", folder / shard)
@@ -87,7 +92,7 @@ def pipe(folder, file):
 
 
 def weights(folder, change):
-    tensors = load_file(folder / "model.safetensors")
+    tensors = read_weights(folder)
     change(tensors)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 

@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 import train as script
 from sentiment import batches, checkpoint, errors, files, inference
@@ -380,7 +380,7 @@ def test_the_token_budget_in_force_is_kept(tmp_path, distilbert, reviews, broken
     """After memory ran out before the crash, the resumed run does not retry the larger budget."""
     folder = shutil.copytree(broken, tmp_path / "run")
     path = checkpoint.paths(folder)[0]
-    state, tensors = checkpoint.header(path), load_file(path)
+    state, tensors = checkpoint.header(path), load(path.read_bytes())
     path.unlink()
     checkpoint.write(path.with_name(path.name[:13]), tensors, {**state, "max_tokens": [20]})
     budgets, passes = set(), inference.passes
@@ -397,7 +397,7 @@ def test_another_machine_or_other_libraries_are_noted(
     assert "not bit-identical" not in capfd.readouterr().out
     folder = shutil.copytree(broken, tmp_path / "elsewhere")
     path = checkpoint.paths(folder)[0]
-    state, tensors = checkpoint.header(path), load_file(path)
+    state, tensors = checkpoint.header(path), load(path.read_bytes())
     path.unlink()
     now = state["machine"]
     before = {**now, "device": "NVIDIA T4", "torch": "2.9.0"}

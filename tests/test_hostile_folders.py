@@ -114,6 +114,7 @@ def test_class_names_cannot_break_output_lines(script, trained, tmp_path, refusa
         lambda run: run["reviews"]["train"].update(reviews=None),
         lambda run: run["reviews"].update(train=[]),
         lambda run: run["commits"].update(model=1),
+        lambda run: run["commits"].pop("dataset"),
         lambda run: run.pop("git_commit"),
     ],
 )
