@@ -1,5 +1,6 @@
 """Writes that survive a crash: a reader finds the old file or the whole new one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -56,6 +57,9 @@ def sync(path):
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some mounts cannot flush a folder
+            raise
     finally:
         os.close(descriptor)
 

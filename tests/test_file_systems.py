@@ -1,4 +1,4 @@
-"""Network file systems, whose locks fail, and other unusual places."""
+"""File systems that cannot lock files or flush folders, and other unusual places."""
 
 import errno
 import os
@@ -10,16 +10,17 @@ import tiny
 
 import train as train_script
 
-WITHOUT_LOCKS = """
+FAILING = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-/* Fails with the number in ERRNO for files in the folder UNDER, as a library that is preloaded. */
+/* Preloaded: fails with the number in ERRNO for files in the folder UNDER. */
 int flock(int file, int operation) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
@@ -31,20 +32,32 @@ int flock(int file, int operation) {
     }
     return ((int (*)(int, int))dlsym(RTLD_NEXT, "flock"))(file, operation);
 }
+
+/* Preloaded: flushes no folder. */
+int fsync(int file) {
+    struct stat found;
+    if (!fstat(file, &found) && S_ISDIR(found.st_mode)) {
+        errno = EINVAL;
+        return -1;
+    }
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(file);
+}
 """
 SHORT = {"num_train_epochs": 1, "mixed_precision": "no"}
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, distilbert, reviews):
-    """train(cache, output_dir, error, under): run train.py where locks fail with an error."""
+    """train(cache, output_dir, error, under): run train.py with an error from locks under a folder;
+    no folder can be flushed.
+    """
     compiler = shutil.which("cc")
     if not compiler:
-        pytest.skip("no C compiler, to build a library that makes locks fail")
+        pytest.skip("no C compiler, to build a library that makes calls fail")
     folder = tmp_path_factory.mktemp("preloaded")
-    (folder / "flock.c").write_text(WITHOUT_LOCKS)
-    built = folder / "flock.so"
-    argv = [compiler, "-shared", "-fPIC", "-o", built, folder / "flock.c", "-ldl"]
+    (folder / "failing.c").write_text(FAILING)
+    built = folder / "failing.so"
+    argv = [compiler, "-shared", "-fPIC", "-o", built, folder / "failing.c", "-ldl"]
     done = tiny.process(*argv)
     assert done.returncode == 0, done.stderr
 
@@ -110,6 +123,13 @@ def test_no_folder_for_temporary_files_is_one_line(script):
     done = tiny.process(sys.executable, "-c", code)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == ("error: no folder for temporary files is writable; set TMPDIR to one\n")
+
+
+@pytest.mark.slow
+def test_folders_that_cannot_be_flushed_are_no_failure(train, tmp_path):
+    done = train(tmp_path / "cache", tmp_path / "run", errno.ENOLCK, under=tmp_path / "elsewhere")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tiny.read(tmp_path / "run", "status.json")["status"] == "finished"
 
 
 @pytest.mark.slow

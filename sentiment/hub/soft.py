@@ -1,7 +1,4 @@
-"""Soft labels: objects {name: probability} in place of names, as predict.py writes them.
-
-Everything here raises UserError.
-"""
+"""Soft labels: objects {name: probability}, as predict.py writes them. Raises UserError."""
 
 import json
 import re

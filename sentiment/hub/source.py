@@ -1,7 +1,4 @@
-"""Where reviews come from: a file, a folder or the Hub -> the rows of a split.
-
-Raises UserError, and OSError for a full disk.
-"""
+"""File, folder or Hub id -> rows of a split. UserError; OSError: a full disk."""
 
 import functools
 import glob

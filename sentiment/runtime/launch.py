@@ -35,7 +35,7 @@ def start(precision, tracker="none", folder=None):
         if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             raise UserError("srun alone does not connect processes; use cluster/train.sbatch")
     check_gpus()
-    # torchrun (2.13) keeps one store for all attempts; processes restarted here need a new one.
+    # torchrun keeps one store for all attempts; restarted ranks need a new one.
     attempt = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if attempt and environ["LOCAL_WORLD_SIZE"] == environ["WORLD_SIZE"]:
         environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
