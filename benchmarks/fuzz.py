@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -297,6 +298,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     args = parser.parse_args()
+    warnings.simplefilter("ignore")  # trial.silenced hides them from file descriptor 2 only
     with tempfile.TemporaryDirectory() as scratch:
         os.environ |= {
             "HF_HUB_OFFLINE": "1",

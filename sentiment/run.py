@@ -111,13 +111,13 @@ class Run:
         return self.best_epoch if best else len(self.history) or self.settings["num_train_epochs"]
 
     def check_types(self):
-        """Raise unless the fields that evaluate.py computes with have their types."""
-        get, commit = self.settings.get, self.commits.__getitem__
+        """Raise unless what evaluate.py computes with has its type."""
+        get, others = self.settings.get, ("dataset_config_name", "train_split_name")
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
         expected = {
             str: [*map(get, names), *self.labels, *self.command, self.directory],
             int: [*map(get, ("seed", "max_train_samples", "max_eval_samples")), self.kept_epoch],
-            str | None: [*map(commit, ("model", "dataset")), get("dataset_config_name")],
+            str | None: [*map(self.commits.__getitem__, ("model", "dataset")), *map(get, others)],
             int | float: [self.seconds],
             dict: [self.versions, get("label_map", {})],
         }

@@ -106,6 +106,7 @@ def test_class_names_cannot_break_output_lines(script, trained, tmp_path, refusa
     [
         lambda run: run["settings"].update(seed="x"),
         lambda run: run["settings"].update(dataset_name="a\0b"),
+        lambda run: run["settings"].update(train_split_name=["train"]),
         lambda run: run.update(labels=[1]),
         lambda run: run.update(settings=[]),
         lambda run: run["reviews"]["eval"].update(rows=[None]),

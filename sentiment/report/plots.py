@@ -98,7 +98,7 @@ def reliability(axes, scores, probabilities, labels, _):
 
 
 def training(axes, scores, probabilities, labels, log):
-    curves, steps = {}, [entry for entry in log if "loss" in entry]
+    curves, steps = {}, [entry for entry in log if "eval" not in entry]
     for entry in log:
         scores = entry.get("eval", {"split": "training", **entry})
         curve = curves.setdefault(scores["split"], [])

@@ -34,7 +34,7 @@ def watch(store, ranks, rank, run, log, over):
     limit, polls, history = run.settings["ddp_timeout"], 0, []
     with suppress(RuntimeError):  # the store's process is gone: the main thread will notice
         store = store.clone()  # a connection of its own
-        for each in ranks:  # multi_get waits for a missing key, perhaps for ever
+        for each in ranks:  # multi_get waits for missing keys
             store.compare_set(each, "", "0 0 0")
         while len(history) <= POLLS:
             if over.wait(min(limit, 10**9) / POLLS):
