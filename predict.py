@@ -40,6 +40,7 @@ from sentiment.runtime.exits import script
 from sentiment.runtime.flags import Parser, number
 
 UNSURE = "unsure"
+SIZE = 256  # most texts to tokenize at once
 ADDED = ("label", "score")  # to each row of CSV
 UNFINISHED = "unexpected end of data"  # csv's error inside a quoted field
 
@@ -323,19 +324,18 @@ def read_table(path, column):
     parts = [data.values(data.as_texts(table[name], f"{where}, column {name}")) for name in names]
     texts = map(columns.join, zip(*parts, strict=True))
     try:
-        while chunk := list(islice(texts, stream.SIZE)):
+        while chunk := list(islice(texts, SIZE)):
             yield [(text, {}) for text in chunk]
     except ValueError as error:  # strings that are not UTF-8
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from error
 
 
 def encode(records, tokenizers, counts):
-    """Lists of (text, fields) -> lists of (token ids by each tokenizer, or None for an empty text;
-    fields), at most stream.SIZE. Counts texts, empty ones and those with U+FFFD in `counts`; also
+    """Lists of (text, fields) -> lists, of at most SIZE, of (token ids by each tokenizer, or None
+    for an empty text; fields). Counts texts, empty ones and those with U+FFFD in `counts`; also
     those truncated by tokenizer number i, under i.
     """
-    size = stream.SIZE
-    for chunk in (each[i : i + size] for each in records for i in range(0, len(each), size)):
+    for chunk in (each[i : i + SIZE] for each in records for i in range(0, len(each), SIZE)):
         # Replace lone surrogates.
         texts = [text.encode("utf-8", "replace").decode() for text, _ in chunk]
         counts["replaced"] += sum("\ufffd" in text for text in texts)

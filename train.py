@@ -73,7 +73,7 @@ def parse_args(argv):
     add("--mixed_precision", choices, "auto", "auto: best for the hardware")
     add("--seed", number(int, 0, 2**32 - 1), 42, "for samples, head, data order and dropout")
     add("--ddp_timeout", above_0, 600, "give up after so many seconds without progress")
-    add("--report_to", launch.TRACKERS, "none", "the trackers of Accelerate found here")
+    add("--report_to", launch.TRACKERS, "none", "a tracker that also gets the log")
     best = "keep the best epoch, not the last"
     parser.add_argument("--load_best_model_at_end", action="store_true", help=best)
     score = "on the validation split: lowest loss, highest accuracy or f1"

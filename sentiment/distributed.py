@@ -1,7 +1,4 @@
-"""Several processes, one result: wait for each other, sum tensors over the ranks.
-
-Everything here raises RunError if another process is lost.
-"""
+"""Wait for the other ranks, sum over all. Raises RunError if another process is lost."""
 
 from collections import Counter
 from contextlib import contextmanager

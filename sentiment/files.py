@@ -58,7 +58,7 @@ def sync(path):
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some mounts cannot flush a folder
+        if error.errno != errno.EINVAL or path.is_file():  # some mounts flush no folders
             raise
     finally:
         os.close(descriptor)

@@ -112,12 +112,13 @@ class Run:
 
     def check_types(self):
         """Raise unless what evaluate.py computes with has its type."""
-        get, others = self.settings.get, ("dataset_config_name", "train_split_name")
+        get, commits = self.settings.get, (self.commits["model"], self.commits["dataset"])
         names = "dataset_name", "model_name_or_path", "output_dir", "text_column", "label_column"
+        splits = (get(f"{part}_split_name", "") for part in ("train", "validation", "test"))
         expected = {
-            str: [*map(get, names), *self.labels, *self.command, self.directory],
+            str: [*map(get, names), *splits, *self.labels, *self.command, self.directory],
             int: [*map(get, ("seed", "max_train_samples", "max_eval_samples")), self.kept_epoch],
-            str | None: [*map(self.commits.__getitem__, ("model", "dataset")), *map(get, others)],
+            str | None: [*commits, get("dataset_config_name")],
             int | float: [self.seconds],
             dict: [self.versions, get("label_map", {})],
         }

@@ -107,6 +107,8 @@ def test_class_names_cannot_break_output_lines(script, trained, tmp_path, refusa
         lambda run: run["settings"].update(seed="x"),
         lambda run: run["settings"].update(dataset_name="a\0b"),
         lambda run: run["settings"].update(train_split_name=["train"]),
+        lambda run: run["settings"].update(train_split_name=None),
+        lambda run: run["settings"].update(validation_split_name=["validation"]),
         lambda run: run.update(labels=[1]),
         lambda run: run.update(settings=[]),
         lambda run: run["reviews"]["eval"].update(rows=[None]),

@@ -1,4 +1,4 @@
-"""File, folder or Hub id -> rows of a split. UserError; OSError: a full disk."""
+"""Rows of a split, from a file, folder or the Hub. Raises UserError; OSError: disk full."""
 
 import functools
 import glob

@@ -75,7 +75,7 @@ def load(name, revision, configure=None):
 @contextmanager
 def silenced():
     """Silence the process's stderr, where warnings and even caught Rust panics print."""
-    if sys.__stderr__ is None:  # closed already, and its number may be another file's
+    if sys.__stderr__ is None:  # closed; its number may be another file's
         yield
         return
     sys.stderr.flush()

@@ -8,7 +8,7 @@ import zlib
 from sentiment.errors import UserError
 
 BLOCK, LONGEST = 2**18, 2**22  # most bytes of a read, and characters of a line; the rest is dropped
-SIZE, WAITING = 256, 1024  # most texts in a list, and read ahead
+WAITING = 1024  # most texts read ahead
 BINARY = {  # how such files begin
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip or Excel",
