@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 import traceback
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -63,10 +62,6 @@ MOMENTS = {
 }
 
 
-def shorter(sleep, seconds):
-    sleep(seconds / 10)
-
-
 class Run:
     """A run of train.py in `processes` processes forked off this one, writing into `folder`."""
 
@@ -100,7 +95,7 @@ class Run:
         )
         torch.set_num_threads(1)
         # The others sleep before they end: the main process leaves the last collective first.
-        time.sleep = partial(shorter, time.sleep)
+        time.sleep = lambda seconds, sleep=time.sleep: sleep(seconds / 10)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(self.errors.fileno(), 2)
         for letter, (module, name) in MOMENTS.items() if rank == 0 else ():

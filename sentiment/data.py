@@ -174,7 +174,7 @@ def as_texts(column, where):
 
 def encode(column, names, where):
     """(A code for each row; the different labels by code, the last of which is None; probabilities
-    by soft.read, or None). Raises ValueError, too.
+    by soft.read, or None). Also raises ValueError.
 
     names: a ClassLabel's, which takes the place of numbers.
     """

@@ -8,9 +8,14 @@ import weakref
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import train
 from sentiment import distributed, inference, run
 from sentiment.errors import RunError, UserError
+from sentiment.fast import packing
+from sentiment.fast.gradients import Gradients
 from sentiment.runtime import device, launch
 
 
@@ -251,3 +256,29 @@ def test_the_benchmark_of_a_gpu_needs_one():
     done = tiny.process(sys.executable, tiny.ROOT / "benchmarks" / "gpu.py")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gpu.py: error: no NVIDIA GPU; speed.py measures a CPU\n"
+
+
+def test_a_step_has_no_float64_which_apple_gpus_lack(tmp_path, distilbert, reviews, monkeypatch):
+    """Computed as there: padded, in fp32."""
+    seen = set()
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            seen.update(part.dtype for part in tree_leaves(result) if torch.is_tensor(part))
+            return result
+
+    def recorded(function):
+        def call(*given, **options):
+            with Recorded():
+                return function(*given, **options)
+
+        return call
+
+    monkeypatch.setattr(packing, "install", lambda *given: None)
+    parts = (train, "accumulate_gradients"), (Gradients, "reduce"), (torch.optim.AdamW, "step")
+    for owner, name in (*parts, (inference, "logits")):
+        monkeypatch.setattr(owner, name, recorded(getattr(owner, name)))
+    tiny.train(distilbert, reviews, tmp_path / "run", num_train_epochs=1)
+    assert torch.float32 in seen
+    assert torch.float64 not in seen

@@ -53,6 +53,7 @@ def train(tmp_path_factory, distilbert, reviews):
     """
     compiler = shutil.which("cc")
     if not compiler:
+        # Only a library that is preloaded makes system calls of other libraries fail.
         pytest.skip("no C compiler, to build a library that makes calls fail")
     folder = tmp_path_factory.mktemp("preloaded")
     (folder / "failing.c").write_text(FAILING)
@@ -94,6 +95,7 @@ def test_a_missing_home_is_one_line_that_names_hf_home(tmp_path, distilbert, rev
     unset = ["env", *(word for name in ("HOME", "HF_HOME") for word in ("-u", name))]
     namespace = ["unshare", "--user", "--map-user=12345"]
     if tiny.process(*namespace, "true").returncode:
+        # No other way to run as a user whom the system does not know, without root.
         pytest.skip("no user namespaces here, to run as a user without a name")
     done = tiny.process(*namespace, *unset, *argv)
     assert done.returncode == 2, done.stderr

@@ -216,7 +216,7 @@ def test_a_hub_that_stays_busy_is_left_after_a_minute(busy):
 
 
 def test_an_error_after_another_hosts_failure_is_not_called_busy(busy):
-    """As datasets asks a second host for a data set's size, and goes on without."""
+    """datasets asks another host for a data set's size, and ignores its failure."""
     _, slept = busy
     with LoopbackHub() as other:
         other.faults.append(Fault("GET", "/size", 500))

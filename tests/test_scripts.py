@@ -363,6 +363,17 @@ def test_a_full_disk_behind_the_output_is_an_error_of_one_line(trained, tmp_path
     assert "No space left on device" in done.stderr
 
 
+def test_a_system_without_sigusr1_is_supported(trained):
+    """Windows has none."""
+    code = "import enum, runpy, signal; names = {s.name: s.value for s in signal.Signals}; "
+    code += "del names['SIGUSR1'], signal.SIGUSR1; signal.Signals = enum.IntEnum('Signals', names);"
+    code += "runpy.run_path('predict.py', run_name='__main__')"
+    argv = ["--model_name_or_path", trained, "dull"]
+    done = tiny.process(sys.executable, "-c", code, *argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == tiny.script("predict", *argv).stdout
+
+
 def test_names_outside_the_terminals_code_page_are_printed_in_utf8(tmp_path, distilbert):
     names = {"negative": "差评", "positive": "好评"}
     folder = tmp_path / "отзывы"

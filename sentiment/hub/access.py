@@ -85,11 +85,11 @@ def patiently(load, name):
                 result = load(False)
                 if not refused:
                     return result
-            except Exception:
+            except Exception:  # the libraries share no error type
                 if not refused:
                     raise
             busy = f"{constants.ENDPOINT} is busy (status {refused[0]})"
-            with suppress(Exception):  # not in the cache; the libraries share no error type
+            with suppress(Exception):  # not in the cache
                 return load(True)
             if not left:
                 raise UserError(f"{name}: {busy}; try again later, or for a higher limit {LOG_IN}")

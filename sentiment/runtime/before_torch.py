@@ -1,4 +1,4 @@
-"""Checked before torch is imported, whose libraries ask for a folder for temporary files."""
+"""Importing torch needs a folder for temporary files: exit with one line without one."""
 
 import sys
 import tempfile
