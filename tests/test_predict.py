@@ -68,18 +68,18 @@ def test_lines_are_the_same_however_the_bytes_arrive(content, wanted):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"),
+    "content",
     [
-        (gzip.compress(b"superb film", mtime=0), "gzip"),
-        (bz2.compress(b"superb film"), "bzip2"),
-        (lzma.compress(b"superb film"), "binary"),
-        (b"PAR1\x15\x04", "Parquet"),
-        (b"PK\x03\x04\x14\x00", "zip"),
-        ("superb film".encode("utf-16-le"), "binary"),
+        gzip.compress(b"superb film", mtime=0),
+        bz2.compress(b"superb film"),
+        lzma.compress(b"superb film"),
+        b"PAR1\x15\x04\x15\x00",
+        b"PK\x03\x04\x14\x00",
+        "superb film".encode("utf-16-le"),
     ],
 )
-def test_binary_input_is_named_and_refused(content, kind):
-    with pytest.raises(UserError, match=f"here looks like {kind}"):
+def test_binary_input_is_refused(content):
+    with pytest.raises(UserError, match="here looks like binary data"):
         lines_of(io.BytesIO(content))
 
 
@@ -312,7 +312,7 @@ def test_an_invalid_row_stops_after_the_answers_before_it(
         (b'{"text": "superb"}\n', "--jsonl"),
         (b'[{"text": "superb"},\n', "FILE.json"),
         (b"[\n", "FILE.json"),
-        (gzip.compress(b"superb", mtime=0), "gzip"),
+        (gzip.compress(b"superb", mtime=0), "binary"),
     ],
 )
 def test_input_that_is_not_lines_of_text_is_refused_with_the_flag(
@@ -323,7 +323,7 @@ def test_input_that_is_not_lines_of_text_is_refused_with_the_flag(
         answers(trained, content, **options)
     shown = capsys.readouterr()
     assert (shown.out, named in shown.err, shown.err.count("\n")) == ("", True, 1)
-    if named != "gzip":
+    if named != "binary":
         assert len(answers(trained, b"\n" + content, **options).out.splitlines()) > 1
 
 
