@@ -2,9 +2,8 @@
 
     checkpoints/step-00000063-<SHA-256 of the file>.safetensors
 
-It holds the weights and AdamW's state; its header the step, the scores so far, token budgets,
-fp16's scaler, the run's identity and machine. Data order, learning rate and dropout follow from the
-settings and the step.
+It holds the weights, AdamW's state and what `save` puts into its header. Data order, learning rate
+and dropout follow from the settings and the step.
 """
 
 import json
@@ -88,7 +87,6 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
 
 
 def write(path, tensors, state):
-    """Write a checkpoint; its name is `path` and the digest."""
     path.parent.mkdir(exist_ok=True)
     with files.staging(path) as staged:
         save_file(tensors, staged, {"checkpoint": json.dumps(state)})

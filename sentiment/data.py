@@ -164,7 +164,6 @@ def values(column):
 
 
 def as_texts(column, where):
-    """The column as large_string."""
     first = next((value for value in values(column) if value is not None), "")
     if not isinstance(first, str) or isinstance(column.type, MIXED):
         found = rules.some([repr(first)])

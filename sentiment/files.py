@@ -46,7 +46,6 @@ def publish_with_digest(staged, path, end=""):
 
 
 def is_whole(path):
-    """Whether the file has the digest in its name."""
     return path.is_file() and path.stem.endswith(f"-{digest(path)}")
 
 

@@ -40,7 +40,7 @@ def passes(model, ids, chosen, max_tokens, targets=lambda chosen: torch.empty(le
 def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     """float32 [len(ids), classes] on the CPU. Raises RunError if one is not finite.
 
-    precision: "no", "bf16" or "fp16"; advance: called with the number of reviews in each pass.
+    advance: called with the number of reviews in each pass.
     """
     model.eval()
     max_tokens = max_tokens or token_budget(model)

@@ -24,8 +24,8 @@ def score(logits, labels, names):
     """Metrics of [N, C] logits against N class ids, as plain numbers for metrics.json.
 
     roc_auc: one-vs-rest, None if a class has no review; loss: mean cross-entropy in nats;
-    calibration_error: the expected one (Guo et al. 2017), the mean over reviews of their bin's
-    gap; brier_score: from 0 (best) to 1; confusion_matrix: a row for each true class.
+    calibration_error: the expected one (Guo et al. 2017); brier_score: from 0 (best) to 1;
+    confusion_matrix: a row for each true class.
     """
     logits, labels, ids = logits.double(), as_tensor(labels), range(len(names))
     probabilities = logits.softmax(dim=1)

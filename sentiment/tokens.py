@@ -22,10 +22,7 @@ BAR = {"unit": " reviews", "delay": 5, "mininterval": 5}  # tqdm's options for l
 
 
 class Tokens(Sequence):
-    """Of N reviews: tokens[i] is an int64 tensor of ids, special ones included.
-
-    lengths: of each review; truncated: number of truncated reviews.
-    """
+    """Of N reviews: tokens[i] is an int64 tensor of ids, special ones included."""
 
     def __init__(self, buffer, size):
         """buffer: what `write` wrote for `size` texts."""

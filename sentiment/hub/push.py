@@ -74,7 +74,6 @@ def push(folder, repo_id, merge):
 
 
 def commit(folder, repo_id, merge):
-    """One attempt of `push`."""
     files = {path.name: path for path in sorted(folder.iterdir())}
     head, card = huggingface_hub.model_info(repo_id), None
     there = {file.rfilename for file in head.siblings}

@@ -26,10 +26,7 @@ def load_trained(name, revision="main"):
 
 
 def load_for_training(settings, labels, text_columns):
-    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest).
-
-    text_columns: names, for predict.py.
-    """
+    """(tokenizer, classifier on the CPU, commit on the Hub or None, digest)."""
     configure = partial(model.configure, labels, text_columns, settings.attention_dropout)
     torch.manual_seed(settings.seed)  # for a new head: the same on every process
     name = settings.model_name_or_path

@@ -21,7 +21,6 @@ class TrainingLog:
         accelerator.init_trackers("sentiment", config=config)
 
     def step(self, entry):
-        """entry: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"}."""
         self.at = step = entry["step"]
         if not self.active:
             return
