@@ -145,7 +145,7 @@ def test_a_model_that_padding_confuses_is_refused(tmp_path, monkeypatch):
 
 
 HEADS = {
-    "multi-label": {"problem_type": "multi_label_classification", "num_labels": 3},
+    "multi_label": {"problem_type": "multi_label_classification", "num_labels": 3},
     "regression": {"problem_type": "regression", "num_labels": 1},
     "for regression": {"num_labels": 1},
 }

@@ -101,8 +101,7 @@ def check(tokenizer, classifier, report, new_head):
         raise UserError("its tokenizer has no padding token; set pad_token, and save it again")
     config, classes = classifier.config, list(classifier.config.id2label.values())
     task = "regression" if len(classes) == 1 else config.problem_type
-    if task in ("regression", "multi_label_classification"):
-        task = task.replace("multi_", "multi-").replace("_", " ")
+    if task not in (None, "single_label_classification"):
         raise UserError(f"its head is for {task}, which is not supported")
     if len(set(classes)) < max(2, len(classes)) or not all(map(str.isprintable, classes)):
         raise UserError("id2label in config.json needs 2+ distinct printable names")
