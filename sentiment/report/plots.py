@@ -35,8 +35,7 @@ def draw(folder, scores, logits, labels, log):
         "reliability.png": (f"accuracy by confidence, {split}", 1, reliability),
     }
     if log:
-        kept = f"; epoch {scores['kept_epoch']} was kept" if "kept_epoch" in scores else ""
-        pictures["training.png"] = f"loss and learning rate{kept}", 1, training
+        pictures["training.png"] = "loss and learning rate", 1, training
     size = 9 if len(names) > 4 or len("".join(names)) > 40 else 5
     for name, (caption, columns, paint) in pictures.items():
         figure = Figure(figsize=(size * columns, size - 1), dpi=120, layout="constrained")
