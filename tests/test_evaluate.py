@@ -339,15 +339,6 @@ def test_names_in_the_card_are_text(trained):
     assert not [line for line in prose if "<b>" in line or "<i>" in line]
 
 
-@pytest.mark.parametrize(
-    ("names", "widget"), [(["negative", "positive"], True), (["negativ", "positiv"], False)]
-)
-def test_examples_are_given_for_english_classes_only(trained, names, widget):
-    run, scores = evaluate.Run.read(trained), tiny.read(trained, "metrics.json")
-    text = card.model_card(run, {**scores, "labels": names})
-    assert ("widget:" in text) == widget
-
-
 def test_an_address_on_the_hub_is_taken_for_the_model_s_id():
     for address in ("USER/REPO", "https://huggingface.co/USER/REPO", "https://hf.co/USER/REPO/"):
         args = evaluate.parse_args(["--hub_model_id", address])

@@ -193,7 +193,6 @@ def test_the_card_is_a_function_of_two_files(scored, trained):
     assert (results["f1"].dataset_name, results["f1"].dataset_split) == ("reviews0", "test")
     data = ModelCard(text).data
     assert (data.pipeline_tag, data.library_name) == ("text-classification", "transformers")
-    assert all(example["text"] for example in data.widget)
     low, high = scores["intervals"]["accuracy"]
     assert f"    accuracy                {scores['accuracy']:.4f}  {low:.4f} to {high:.4f}" in text
     for setting, value in run.settings.items():

@@ -14,7 +14,6 @@ from sentiment.report.table import table
 from sentiment.run import command
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-EXAMPLES = [{"text": "A gripping, funny film."}, {"text": "Two hours I will never get back."}]
 LICENCE = re.compile(r"^license\w*:.*\n", re.MULTILINE)  # lines of a card's metadata
 APACHE = ("distilbert/distilbert-base-uncased", "distilbert-base-uncased")
 
@@ -105,5 +104,4 @@ def metadata(name, run, scores):
         metrics=metrics,
         pipeline_tag=task,
         tags=["sentiment-analysis"],
-        widget=EXAMPLES if scores["labels"] == ["negative", "positive"] else None,
     )
