@@ -32,8 +32,6 @@ def decoded(source, where, errors):
     """Blocks of text: UTF-8, or UTF-16 with a byte order mark."""
     try:
         block = source.read(BLOCK)
-        while block in (b"\xff", b"\xfe") and (more := source.read(BLOCK)):
-            block += more  # a byte order mark has two bytes
         utf_16 = block.startswith((b"\xff\xfe", b"\xfe\xff"))
         decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")(errors)
         text = decoder.decode(block)
