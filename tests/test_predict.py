@@ -396,7 +396,6 @@ def test_below_the_threshold_is_unsure():
         (["good", "@/my model"], "--model_name_or_path '@/my model' TEXT"),
         (["@/missing.csv"], "@/missing.csv: no such file"),
         (["-dull"], "-dull after --"),
-        (["-hated it"], "-hated it after --"),
         (["--well-made"], "--well-made after --"),
     ],
 )

@@ -31,8 +31,6 @@ class Parser(argparse.ArgumentParser):
                     args[index] = flag + equals + value
                 elif way := replacement(flag):
                     raise UserError(f"{flag} is no flag here: {way}")
-            elif arg.startswith("-h") and arg != "-h":  # Python 3.13 would show the help
-                self.error(f"unrecognized arguments: {arg}")
         parsed = super().parse_args(args)
         if empty := [name for name, value in vars(parsed).items() if value == ""]:
             self.error(f"--{empty[0]} is empty")
