@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from sentiment import columns, inference, model, tokens
 from sentiment.errors import UserError, first_line
-from sentiment.fast import packing
+from sentiment.fast import int8, packing
 from sentiment.hub import access, trial
 from sentiment.labels import names_of, some
 from sentiment.runtime import device, stream
@@ -70,6 +70,8 @@ def parse_args(argv):
     add("--output_format", choices=["tsv", "jsonl"], help=help)
     help = f"label as {UNSURE} if the top probability is below this (default: %(default)s)"
     add("--threshold", type=number(float, 0, 1), default=0.0, help=help)
+    help = "linear layers in 8 bits: for CPUs without bf16, where fp32 takes twice as long or more"
+    add("--int8", action="store_true", help=help)
     args = parser.parse_args(argv)
     args.model_name_or_path = args.model_name_or_path or [model.DEFAULT_FOLDER]
     check(args)
@@ -423,7 +425,9 @@ def load(args):
         os.environ.setdefault(cache, "128")
     place = device.pick_device()
     device.set_up(place)
-    precision = device.pick_precision()
+    precision = device.pick_precision("no" if args.int8 else "auto")
+    if args.int8 and not (place.type == "cpu" and torch.cpu.get_capabilities().get("avx2")):
+        raise UserError(f"--int8 needs a CPU with AVX2, not {device.describe()}; drop it")
     models = [trial.load_trained(name, args.revision) for name in args.model_name_or_path]
     tokenizers, classifiers = zip(*models, strict=True)
     for name, classifier in zip(args.model_name_or_path, classifiers, strict=True):
@@ -433,6 +437,11 @@ def load(args):
             reason = f"and {name} have different classes, such as {odd}; they have no mean"
             raise UserError(f"{args.model_name_or_path[0]} {reason}")
         packing.install(device.place(classifier, place), precision)
+        if args.int8 and not packing.applies(classifier):
+            kinds = f"{', '.join(packing.ENCODERS)}, not {classifier.config.model_type}"
+            raise UserError(f"--int8 is for {kinds} ({name}); drop it")
+        if args.int8:
+            int8.install(classifier.base_model)
     return tokenizers, classifiers, precision
 
 

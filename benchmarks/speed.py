@@ -216,13 +216,13 @@ def pipeline(model, folder, batch_size, precision):
     return [(len(texts), time.perf_counter() - started)]
 
 
-def predict(model, folder):
+def predict(model, folder, *flags):
     """predict.py on standard input: the time for all texts minus the time for one."""
     texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
     seconds = []
     for chosen in (texts[:1], texts):
         started = time.perf_counter()
-        argv = [sys.executable, ROOT / "predict.py", "--model_name_or_path", str(model)]
+        argv = [sys.executable, ROOT / "predict.py", "--model_name_or_path", str(model), *flags]
         subprocess.run(
             argv, input="\n".join(chosen), text=True, check=True, stdout=subprocess.DEVNULL
         )
@@ -316,7 +316,7 @@ def run_contestant(folder, name, attention, *more):
     elif name in PEERS:
         times = peer(model, reviews, name, *more)
     elif name == "predict.py":
-        times = predict(model, reviews)
+        times = predict(model, reviews, *more)
     else:
         times = TRAINING[name](model, reviews)[WARM_UP:]
     who = resource.RUSAGE_CHILDREN if name.endswith(".py") else resource.RUSAGE_SELF
@@ -424,6 +424,8 @@ def main():
                 for kind in ["fp32", *bf16, "int8"] if there else []:
                     contestants[f"{name}, {kind}"] = [name, "without", kind]
             contestants["predict.py"] = ["predict.py", "without"]
+            if torch.cpu.get_capabilities().get("avx2"):
+                contestants["predict.py --int8"] = ["predict.py", "without", "--int8"]
             print_prediction(contest(contestants, folder, args.rounds), args.shape)
 
 
