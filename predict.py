@@ -72,6 +72,11 @@ def parse_args(argv):
     add("--threshold", type=number(float, 0, 1), default=0.0, help=help)
     help = "linear layers in 8 bits: for CPUs without bf16, where fp32 takes twice as long or more"
     add("--int8", action="store_true", help=help)
+    for word in sys.argv[1:] if argv is None else argv:
+        if word == "--":
+            break
+        if word.startswith("-h") and word != "-h":  # Python 3.13 would show the help
+            parser.error(f"unrecognized arguments: {word}")
     args = parser.parse_args(argv)
     args.model_name_or_path = args.model_name_or_path or [model.DEFAULT_FOLDER]
     check(args)

@@ -62,7 +62,7 @@ def lines_of(source):
 )
 def test_lines_are_the_same_however_the_bytes_arrive(content, wanted):
     assert lines_of(io.BytesIO(content)) == wanted
-    if len(content) < 100 and content[:1] not in (b"\xff", b"\xfe"):  # no half of a mark
+    if len(content) < 100:
         pieces = Trickle(*(content[i : i + 1] for i in range(len(content))))
         assert lines_of(pieces) == wanted
 
@@ -396,6 +396,7 @@ def test_below_the_threshold_is_unsure():
         (["good", "@/my model"], "--model_name_or_path '@/my model' TEXT"),
         (["@/missing.csv"], "@/missing.csv: no such file"),
         (["-dull"], "-dull after --"),
+        (["-hated it"], "-hated it after --"),
         (["--well-made"], "--well-made after --"),
     ],
 )

@@ -6,25 +6,22 @@ bits: AVX2 adds pairs of products in 16 bits, which 8-bit weights could overflow
 
 import torch
 
-TOKENS = 256  # at once; their outputs stay in the caches
-SMALLEST = 1e-30  # scale; avoids 0 / 0
+TOKENS = 256  # at once, to stay in the caches
 
 
 class Linear(torch.nn.Module):
-    """In place of a torch.nn.Linear."""
-
     @torch.no_grad()
     def __init__(self, linear):
         super().__init__()
         self.bias = linear.bias
-        self.scales = (linear.weight.abs().amax(dim=1) / 63).clamp(min=SMALLEST)
+        self.scales = (linear.weight.abs().amax(dim=1) / 63).clamp(min=1e-30)
         self.weight = (linear.weight / self.scales[:, None]).round().to(torch.int8).t()
 
     def forward(self, states):
         """float32 [..., in] -> float32 [..., out]."""
         outputs = []
         for tokens in states.flatten(0, -2).split(TOKENS):
-            scales = (tokens.abs().amax(dim=1, keepdim=True) / 127).clamp(min=SMALLEST)
+            scales = (tokens.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-30)
             sums = torch._int_mm((tokens / scales).round().to(torch.int8), self.weight)
             outputs.append(torch.addcmul(self.bias, sums * self.scales, scales))
         return torch.cat(outputs).view(*states.shape[:-1], -1)

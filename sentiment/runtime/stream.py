@@ -32,10 +32,12 @@ def decoded(source, where, errors):
     """Blocks of text: UTF-8, or UTF-16 with a byte order mark."""
     try:
         block = source.read(BLOCK)
+        while block in (b"\xff", b"\xfe") and (more := source.read(BLOCK)):
+            block += more  # a byte order mark has two bytes
         utf_16 = block.startswith((b"\xff\xfe", b"\xfe\xff"))
         decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")(errors)
         text = decoder.decode(block)
-        if "\0" in text[:1000]:  # compressed files and Parquet have some, too
+        if "\0" in text[:1000]:  # as in compressed files
             way = "--input_file FILE reads .gz, .parquet and .json"
             raise UserError(f"{where} looks like binary data, not text; {way}")
         while block:
