@@ -58,7 +58,7 @@ def parse_args(argv):
     help = "stratified sample, 0 for all (default: what train.py scored; all of other data)"
     add("--max_eval_samples", type=number(int, 0), help=help)
     help = "folder for the results (default: the model's, or outputs/evaluation for a Hub id)"
-    add("--output_dir", type=Path, help=help)
+    add("--output_dir", help=help)
     help = "also score the majority class and a TF-IDF logistic regression on the same reviews"
     add("--baseline", action="store_true", help=help)
     help = "folder or Hub id of another model to score on the same reviews"
@@ -300,7 +300,7 @@ def check(args):
     """Returns the output folder. Raises UserError for flags that cannot work."""
     model_folder = Path(args.model_name_or_path)
     default = model_folder if model_folder.is_dir() else Path("outputs/evaluation")
-    output_dir = args.output_dir or default
+    output_dir = Path(args.output_dir or default)
     folder.check_writable(output_dir)
     if args.plots and not importlib.util.find_spec("matplotlib"):
         way = "pip install matplotlib, or leave --plots out"

@@ -264,6 +264,22 @@ def test_numbers_are_range_checked():
 
 
 @pytest.mark.parametrize(
+    ("main", "flag"),
+    [
+        (train.main, "--output_dir"),
+        (train.main, "--dataset_name"),
+        (evaluate.main, "--output_dir"),
+        (evaluate.main, "--dataset_name"),
+        (predict.main, "--input_file"),
+    ],
+)
+def test_an_empty_value_is_refused(main, flag, refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"{flag} is empty" in refusal(main, [flag, ""])
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (UserError("--x 3:\n  too much"), 2, "--x 3: too much"),
