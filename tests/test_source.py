@@ -522,7 +522,7 @@ MISSING = [
 @pytest.mark.parametrize("name", MISSING)
 def test_a_missing_file_is_never_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(access, "with_timeout", lambda ask: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(access, "with_timeout", lambda *_: pytest.fail("the Hub was asked"))
     with pytest.raises(UserError, match="no such file or folder"):
         access.connect(name)
 

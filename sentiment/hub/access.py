@@ -40,7 +40,7 @@ def connect(*names):
         hub_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not os.path.islink(name)
         if not hub_id or re.fullmatch(FILE, name):
             raise UserError(f"{name or 'empty name'}: no such file or folder")
-    if ids and not is_offline_mode() and not with_timeout(ask_hub):
+    if ids and not is_offline_mode() and not with_timeout(ask_hub, PROBE_SECONDS):
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries imported later
         constants.HF_HUB_OFFLINE = True
 
@@ -49,8 +49,8 @@ def ask_hub():
     return get_session().head(constants.ENDPOINT)
 
 
-def with_timeout(ask):
-    """[ask()], or [] if it fails or takes too long."""
+def with_timeout(ask, seconds):
+    """[ask()], or [] on failure or timeout."""
     answers = []
 
     def run():
@@ -60,7 +60,7 @@ def with_timeout(ask):
     # In a thread, since a DNS lookup has no timeout.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS)
+    thread.join(seconds)
     return answers
 
 

@@ -12,14 +12,14 @@ from huggingface_hub.utils import build_hf_headers
 from sentiment.errors import RunError, UserError, first_line
 from sentiment.hub.access import LOG_IN, with_timeout
 
-ANSWER_SECONDS = 60  # without an answer, the connection is lost
-WAITS = (1, 2, 4, 8, 16, 32)  # seconds between the attempts
+ANSWER_SECONDS = 60  # to wait for an answer
+WAITS = (1, 2, 4, 8, 16, 32)  # seconds between attempts
 
 
 def open_repository(repo_id, private):
     """Create a model on the Hub if needed. UserError: not writable, or not `private` as asked."""
     silent = f"{constants.ENDPOINT} does not answer; push later"
-    [reason] = with_timeout(lambda: refusal(repo_id, private)) or [silent]
+    [reason] = with_timeout(lambda: refusal(repo_id, private), ANSWER_SECONDS) or [silent]
     if reason:
         raise UserError(f"--hub_model_id {repo_id}: {reason}")
 
