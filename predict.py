@@ -66,7 +66,8 @@ def parse_args(argv):
     add("--input_file", help=help)
     help = "text column, or several as title,body (default: as in training, or text)"
     add("--text_column", help=help)
-    help = "tsv: label, probability; jsonl: all probabilities (default: tsv, or as the input)"
+    help = "tsv: label, probability; jsonl: all probabilities"
+    help += " (default: tsv, or with --jsonl as the input)"
     add("--output_format", choices=["tsv", "jsonl"], help=help)
     help = f"label as {UNSURE} if the top probability is below this (default: %(default)s)"
     add("--threshold", type=number(float, 0, 1), default=0.0, help=help)
