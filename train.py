@@ -132,9 +132,9 @@ def train(run, step, accelerator, classifier, sets, log, stop):
             epoch, step = epoch + 1, step + 1
             given = len(train_set.ids), settings.seed, epoch
             batch = batches.global_batch(position, settings.train_batch_size, *given)
-            peak = settings.learning_rate, settings.warmup_ratio
+            lr = learning_rate(step, run.last_step, settings.learning_rate, settings.warmup_ratio)
             for group in optimizer.param_groups:
-                group["lr"] = lr = learning_rate(step, run.last_step, *peak)
+                group["lr"] = lr
 
             # Each rank's sum, then one all-reduce: the exact mean over the global batch.
             weights = of_class / of_class[train_set.labels[batch]].sum()
