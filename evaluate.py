@@ -114,31 +114,34 @@ def resolve_data(args, run):
     return Namespace(**trained | given | {"dataset_name": dataset}), differ
 
 
-def load_reviews(args, run, now, differ):
-    """Returns (reviews to score, class names of the data set, whether the run has scores of them
-    which these may replace). Raises UserError. now, differ: by `resolve_data`.
+def choose_split(args, run, now, differ):
+    """Returns (its name, the part of run.json that was drawn from it, or None). Raises UserError.
 
     Without a test split, "test" is what training held out of "train". A file is all "train".
     """
-    dataset, one_file = now.dataset_name, Path(now.dataset_name).is_file()
+    one_file = Path(now.dataset_name).is_file()
     if one_file and args.split not in ("train", "test"):
-        reason = f"{dataset} is one file; choose test (what training held out, or all) or train"
-        raise UserError(f"--split {args.split}: {reason}")
+        way = "choose test (what training held out, or all) or train"
+        raise UserError(f"--split {args.split}: {now.dataset_name} is one file; {way}")
     part = {"test": "eval", "validation": "validation"}.get(args.split)
-    as_trained = differ == [] and part in run.reviews
-    if as_trained:
-        split = run.reviews[part]["split"]
-    elif one_file:
-        split = now.train_split_name
-    else:  # three splits have a flag
-        split = getattr(now, f"{args.split}_split_name", args.split)
-    if differ and one_file and args.split == "test":
+    if differ == [] and part in run.reviews:
+        return run.reviews[part]["split"], part
+    if not one_file:  # three splits have a flag
+        return getattr(now, f"{args.split}_split_name", args.split), None
+    if differ and args.split == "test":
         flags = ", ".join(f"--{name}" for name in differ)
         raise UserError(f"{flags}: not as in training, so what it held out is not known; drop it")
-    held_out = as_trained and split == now.train_split_name
-    way = "--split train" if held_out else "--max_eval_samples 0"
-    way = f"{way} scores it as it is now"
-    if as_trained and args.max_eval_samples is None:
+    return now.train_split_name, None
+
+
+def load_reviews(args, run, now, differ):
+    """Returns (reviews to score, class names of the data set, whether the run has scores of them
+    which these may replace). Raises UserError. now, differ: by `resolve_data`.
+    """
+    dataset, (split, part) = now.dataset_name, choose_split(args, run, now, differ)
+    held_out = part and split == now.train_split_name
+    way = f"{'--split train' if held_out else '--max_eval_samples 0'} scores it as it is now"
+    if part and args.max_eval_samples is None:
         reviews = find_again(run, part, dataset, way)
         reviews.split = data.HELD_OUT if held_out else split
         return reviews, run.labels, part == "eval"
@@ -151,10 +154,11 @@ def load_reviews(args, run, now, differ):
     if not reviews:
         reason = f"{dataset} has no such split, or no review with a text and a label"
         raise UserError(f"--split {args.split}: {reason}; {source.describe(now)}")
-    reviews.split = data.HELD_OUT if held_out else args.split if one_file else split
+    named = args.split if Path(dataset).is_file() else split
+    reviews.split = data.HELD_OUT if held_out else named
     seed = run.settings["seed"] if run else 42
-    sample = reviews.sample(args.max_eval_samples, f"{seed}/{args.split if as_trained else 'test'}")
-    return sample, names, as_trained and part == "eval" and not what_changed(run, part, dataset)[1]
+    sample = reviews.sample(args.max_eval_samples, f"{seed}/{args.split if part else 'test'}")
+    return sample, names, part == "eval" and not what_changed(run, part, dataset)[1]
 
 
 def find_again(run, part, dataset, way):
