@@ -171,7 +171,7 @@ def test_one_short_request_probes_the_hub(monkeypatch, action, there):
         monkeypatch.setattr(access.constants, "ENDPOINT", server.endpoint)
         monkeypatch.setattr(access.constants, "HF_HUB_OFFLINE", False)
         started = time.perf_counter()
-        assert bool(access.with_timeout(access.ask_hub, 4)) is there
+        assert bool(access.with_timeout(access.ask_hub, access.PROBE_SECONDS)) is there
         assert time.perf_counter() - started < 10
         assert server.requests
 

@@ -86,6 +86,7 @@ def test_logits_are_near_and_do_not_depend_on_the_pass(tmp_path, kind):
 AVX2 = torch.cpu.get_capabilities().get("avx2")
 
 
+# predict.py refuses it elsewhere, which has a test of its own.
 @pytest.mark.skipif(not AVX2, reason="--int8 needs AVX2")
 def test_predict_answers_nearly_the_same(trained, capsys):
     texts = [text for text, _ in tiny.reviews(40, seed=3)]

@@ -414,7 +414,7 @@ def test_a_read_only_token_is_refused_before_any_work(
 def test_an_unreachable_hub_is_reported_before_any_work(
     tmp_path, trained, loopback, refusal, monkeypatch, method, action
 ):
-    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(hub, "OPEN_SECONDS", 0.3)
     loopback.faults.append(Fault(method, "/api/", action, times=100))
     given = tiny.flags(model_name_or_path=trained, output_dir=tmp_path / "out", hub_model_id=REPO)
     assert "does not answer" in refusal(evaluate.main, given)

@@ -33,7 +33,7 @@ logging.set_verbosity_error()
 def connect(*names):
     """Call before loading anything, with the paths and Hub ids to load.
 
-    If the Hub does not answer, the cache is used; the libraries would retry for over a minute.
+    If the Hub does not answer, the cache is used; libraries would retry for over a minute.
     """
     ids = [name for name in names if not name or not Path(name).exists()]
     for name in ids:
@@ -57,7 +57,7 @@ def with_timeout(ask, seconds):
         with suppress(Exception):  # DNS, TLS, proxies, a bad HF_ENDPOINT: no common type
             answers.append(ask())
 
-    # In a thread, since a DNS lookup has no timeout.
+    # In a thread: a DNS lookup has no timeout.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -70,7 +70,7 @@ def patiently(load, name):
     """
     refused, hooks = [], get_session().event_hooks["response"]
 
-    def refuse(response):  # the libraries would wait before they look into the cache
+    def refuse(response):  # the libraries would wait before they read the cache
         busy = response.status_code == 429 or response.status_code >= 500
         if busy and str(response.url).startswith(constants.ENDPOINT):
             refused.append(response.status_code)

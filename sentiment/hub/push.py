@@ -1,4 +1,4 @@
-"""Publishing a model: its repository, and one commit."""
+"""Publishing a model: a repository and one commit."""
 
 import shlex
 import sys
@@ -12,14 +12,15 @@ from huggingface_hub.utils import build_hf_headers
 from sentiment.errors import RunError, UserError, first_line
 from sentiment.hub.access import LOG_IN, with_timeout
 
-ANSWER_SECONDS = 60  # to wait for an answer
+OPEN_SECONDS = 20  # for three requests
+ANSWER_SECONDS = 60  # for each of a push
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds between attempts
 
 
 def open_repository(repo_id, private):
-    """Create a model on the Hub if needed. UserError: not writable, or not `private` as asked."""
+    """Create a model if needed. UserError: not writable, or not `private` as asked."""
     silent = f"{constants.ENDPOINT} does not answer; push later"
-    [reason] = with_timeout(lambda: refusal(repo_id, private), ANSWER_SECONDS) or [silent]
+    [reason] = with_timeout(lambda: refusal(repo_id, private), OPEN_SECONDS) or [silent]
     if reason:
         raise UserError(f"--hub_model_id {repo_id}: {reason}")
 
@@ -52,7 +53,7 @@ def status_of(error):
 
 def push(folder, repo_id, merge):
     """Push files as one commit; retries a lost or busy Hub, then RunError. Returns (its URL, names
-    of the replaced files, whether README.md was kept).
+    of replaced files, whether README.md was kept).
 
     merge: called with README.md there, or None, and here; returns the one to push, or None.
     """
