@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+import predict
 import train as script
 from sentiment import batches, checkpoint, errors, files, inference
 from sentiment.fast import readback
@@ -436,6 +437,21 @@ def test_resume_starts_a_run_only_in_a_new_folder(tmp_path, distilbert, reviews,
         model_name_or_path=distilbert, dataset_name=reviews, output_dir=other, resume=True
     )
     assert "holds model.safetensors" in refusal(script.main, given)
+
+
+def test_the_folder_of_a_killed_run_says_how_to_finish_it(broken, refusal):
+    assert "--resume finishes it" in refusal(predict.main, ["--model_name_or_path", broken, "dull"])
+
+
+@pytest.mark.parametrize("name", ["checkpoints/epoch=3.ckpt", "README.md"])
+def test_resume_keeps_a_folder_without_a_run(tmp_path, distilbert, reviews, refusal, name):
+    other = tmp_path / "other" / name
+    other.parent.mkdir(parents=True)
+    other.write_text("mine")
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "resume": True}
+    refused = refusal(script.main, tiny.flags(**given, output_dir=tmp_path / "other"))
+    assert refused.endswith("choose another folder, or add --overwrite_output_dir"), refused
+    assert other.read_text() == "mine"
 
 
 def test_a_folder_with_checkpoints_is_refused_or_cleared(

@@ -31,9 +31,9 @@ MOST_CLASSES, LARGEST = 10_000, 2**24  # integers in config.json
 
 
 def check(folder):
-    """Look at a folder's files. Returns what `measure` does."""
+    """Check a folder's files. Returns what `measure` does."""
     if not (folder / "config.json").exists():
-        raise UserError("no config.json, which save_pretrained writes")
+        raise UserError("no config.json; if a run was killed, train.py --resume finishes it")
     check_links(folder)
     for file in REFUSED:
         if (folder / file).exists():

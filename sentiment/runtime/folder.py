@@ -25,12 +25,13 @@ NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP  # of some network file
 
 def check(args):
     """train.py's --output_dir. Raises UserError if the run may not write there."""
-    folder, names = Path(args.output_dir), (checkpoint.FOLDER, *RECORDS, *MODEL)
+    folder = Path(args.output_dir)
     check_writable(folder)
-    held = next((name for name in names if (folder / name).exists()), None)
-    resumes = args.resume and held in (checkpoint.FOLDER, "status.json")
-    if held and not (resumes or args.overwrite_output_dir):
-        refuse(folder, f"already holds {held}", ", or add --resume or --overwrite_output_dir")
+    held = [name for name in (checkpoint.FOLDER, *RECORDS, *MODEL) if (folder / name).exists()]
+    run = "status.json" in held or checkpoint.paths(folder)
+    if held and not (args.overwrite_output_dir or (args.resume and run)):
+        resume = "--resume or " if run else ""
+        refuse(folder, f"already holds {held[0]}", f", or add {resume}--overwrite_output_dir")
     for path in map(Path, (args.model_name_or_path, args.dataset_name)):
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             refuse(folder, f"contains {path}")
