@@ -52,7 +52,7 @@ def parse_args(argv):
     add("--revision", default="main", help=help)
     help = "Hub id, folder or file (default: the one the model was trained on)"
     add("--dataset_name", help=help)
-    help = "train, validation or test, as train.py used them, or another; a file has only train"
+    help = "train, validation or test, as train.py used them, or another; of a file, train or test"
     help += " (default: %(default)s)"
     add("--split", default="test", help=help)
     help = "stratified sample, 0 for all (default: what train.py scored; all of other data)"
@@ -398,8 +398,9 @@ def report(args, run, model, reviews, scores, output_dir, about):
     stale = (output_dir / "metrics.json").exists()
     kept = write(output_dir, run, scores, args.overwrite_card)  # first: what follows may fail
     print(f"{args.model_name_or_path} on {about}\n{table(scores)}")
-    for name, other in scores.get("compared_to", {}).items():
-        seen = other["reviews_trained_on"]
+    own = {args.model_name_or_path: scores} if "reviews_trained_on" in scores else {}
+    for name, scored in (own | scores.get("compared_to", {})).items():
+        seen = scored["reviews_trained_on"]
         print(f"{name} was trained on {'an unknown number' if seen is None else seen} of them")
     for name in ("predictions.csv", *folder.PICTURES) if stale else ():
         files.remove(output_dir / name)
@@ -449,6 +450,8 @@ def main(argv=None):
         pairs = [f"{label}={name}" for label, name in now.label_map.items()]
         first.matching += f", after --label_map {some(pairs, 10)}"
     scores = compute(models, run, reviews, training)
+    if not own and (seen := count_seen(first, reviews)):
+        scores["reviews_trained_on"] = seen
     scores |= card.origin(dataset, reviews.commit, reviews.split, first.matching)
     if args.hub_model_id:
         scores["hub_model_id"] = args.hub_model_id

@@ -287,6 +287,23 @@ def test_reviews_that_the_other_model_was_trained_on_are_counted(
     assert "other was trained on an unknown number of them" in capsys.readouterr().out
 
 
+def test_reviews_that_the_model_was_trained_on_are_counted(tmp_path, trained, reviews, capsys):
+    rows = list(csv.DictReader((reviews / "train.csv").open(newline="")))[:7]
+    path = tiny.write(tmp_path / "a.csv", [(row["text"], row["label"]) for row in rows])
+    call(trained, dataset_name=path, output_dir=tmp_path / "out")
+    assert f"{trained} was trained on 7 of them" in capsys.readouterr().out
+    call(trained, dataset_name=reviews, split="train", output_dir=tmp_path / "out")
+    counts = tiny.read(tmp_path / "out", "metrics.json")
+    assert counts["reviews_trained_on"] == counts["reviews"] > 7
+    capsys.readouterr()
+    call(trained, output_dir=tmp_path / "own")
+    assert "was trained on" not in capsys.readouterr().out
+    path = tiny.write(tmp_path / "new.csv", tiny.reviews(10, seed=5))
+    call(trained, dataset_name=path, output_dir=tmp_path / "new")
+    assert "was trained on" not in capsys.readouterr().out
+    assert "reviews_trained_on" not in tiny.read(tmp_path / "new", "metrics.json")
+
+
 def test_predictions_of_swapped_classes_are_translated(tmp_path, trained, reviews):
     other = with_classes(tmp_path / "other", trained, ["Positive", "NEGATIVE"], order=(1, 0))
     call(trained, compare_to=other, output_dir=tmp_path / "scored")
