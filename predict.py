@@ -94,15 +94,20 @@ def check(args):
         raise UserError(f"{forms[0]} reads texts from elsewhere; drop it, or drop TEXT")
     if "" in args.model_name_or_path:
         raise UserError("--model_name_or_path is empty")
-    if args.text_column and forms and kind_of(args) == "lines":
+    if args.text_column and kind_of(args) == "lines":
         way = f"{args.input_file} is read as lines of text, by its name; add --csv or --jsonl"
         raise UserError(f"--text_column: {way}")
     if args.csv and args.output_format:
         raise UserError("--csv answers in CSV; drop --output_format")
     if args.input_file and not is_file(args.input_file):
-        raise UserError(f"--input_file {args.input_file}: no such file")
+        reason = (
+            "a folder; give a file in it" if os.path.exists(args.input_file) else "no such file"
+        )
+        raise UserError(f"--input_file {args.input_file}: {reason}")
     words = "for these words themselves, use standard input"
     for text in args.text:
+        if text == "-":
+            raise UserError("-: leave it out to read standard input")
         if is_file(text):
             way = f"python predict.py --input_file {shlex.quote(text)} labels its texts"
             raise UserError(f"{text} is a file: {way}; {words}")
@@ -119,8 +124,8 @@ def is_file(path):
 
 
 def text_columns(args, classifiers):
-    """--text_column, or that of training, such as "text" or "title,body": one, but for lines of
-    text all of the models. Raises UserError.
+    """[--text_column or training's, such as "title,body"]. UserError if the models differ, unless
+    lines of text are read: then all, which a header may name.
     """
     if args.text_column:
         return [args.text_column]
@@ -281,7 +286,8 @@ def read_rows(chunks, separator, column, where):
             for row in reader:
                 if header is None:
                     header = row
-                    place, *more = [row.index(name) for name in find_columns(column, row, where)]
+                    names = [name.strip() for name in row]
+                    place, *more = map(names.index, find_columns(column, names, where))
                     yield header
                 elif len(row) == len(header):
                     text = columns.join([row[i] for i in (place, *more)]) if more else row[place]
@@ -418,7 +424,7 @@ def summary(counts, limits):
     if counts["empty"]:
         notes += [f"{counts['empty']:,} empty and not labelled"]
     if counts["replaced"]:
-        notes += [f"{counts['replaced']:,} with invalid UTF-8, replaced by U+FFFD"]
+        notes += [f"{counts['replaced']:,} with invalid UTF-8 or U+FFFD"]
     texts = "1 text" if counts["texts"] == 1 else f"{counts['texts']:,} texts"
     return f"{texts}: {', '.join(notes)}" if notes else ""
 

@@ -160,8 +160,8 @@ def train(run, step, accelerator, classifier, sets, log, stop):
 
 
 def end_epoch(run, step, score, max_tokens, state):
-    """Score an epoch; a resumed run does so again. Returns whether training is over; the model then
-    has the weights to keep.
+    """Score an epoch, again after a resume. Returns whether training is over; the model then has
+    the weights to keep.
     """
     settings, epoch = Namespace(**run.settings), step // run.steps_per_epoch
     over, validates = step == run.last_step, "validation" in run.reviews

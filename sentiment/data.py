@@ -148,7 +148,7 @@ def load_split(settings, split, known=()):
 
 
 def choose_columns(settings, there, where):
-    """([text columns], label column): `title,body` are two, unless one has that name."""
+    """([text columns], label column), all of them there. Raises UserError."""
     text, label = settings.text_column, settings.label_column
     texts = of_text(text, there)
     wrong = [f"--text_column {text}"] if not set(texts) <= set(there) else []
@@ -230,12 +230,12 @@ def load_train_and_test(settings, selects=False):
         size = math.ceil(0.1 * len(train))
         test = train.sample(size, f"{settings.seed}/cut off")
         train = train.at(~numpy.isin(train.rows, test.rows))
-        used = (each.split for each in parts.values())
-        others = sorted(source.splits(settings).keys() - {split, split.lower(), *used})
-        unused = f"; not used: {', '.join(others)}" if others else ""
-        report += [f"{size:,} reviews (10%) are held out of {split} to score{unused}"]
+        report += [f"{size:,} reviews (10%) are held out of {split} to score"]
         parts = {"eval": test, **parts}
 
+    asked = {split, settings.test_split_name, settings.validation_split_name}
+    if unused := sorted(source.splits(settings).keys() - asked - set(map(str.lower, asked))):
+        report += [f"not used: {', '.join(unused)}; see --validation_split_name"]
     left = {}
     for part, reviews in {**parts, "train": train}.items():
         left[part] = functools.reduce(Reviews.without, left.values(), reviews)

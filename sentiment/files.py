@@ -72,7 +72,7 @@ def remove(path):
 
 def write_text(path, text):
     with staging(path) as staged:
-        # Settings may hold names of files that are not UTF-8.
+        # Settings may hold file names that are not UTF-8.
         staged.write_text(text, encoding="utf-8", errors="backslashreplace")
         publish(staged, path)
 

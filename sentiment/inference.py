@@ -105,8 +105,8 @@ def token_budget(model):
 
 def recover(error, max_tokens, longest):
     """The token budget for another try: half of it if memory ran out, the same if an operation has
-    no deterministic kernel. Raises any other `error`; RunError: not even one review of `longest`
-    tokens fitted.
+    no deterministic kernel. Raises any other `error`; RunError: one review of `longest` tokens
+    does not fit.
     """
     if "does not have a deterministic implementation" in str(error):
         torch.use_deterministic_algorithms(False)

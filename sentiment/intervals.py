@@ -1,4 +1,4 @@
-"""95% confidence intervals of scores that were measured on few reviews."""
+"""95% confidence intervals of scores measured on few reviews."""
 
 import math
 

@@ -27,7 +27,7 @@ def number(name):
 
 
 def class_names(labels):
-    """The classes by id: numbers by value, or else alphabetically."""
+    """The classes by id: numbers by value, else alphabetically."""
     unique = sorted(set(labels))
     return unique if None in map(number, unique) else sorted(unique, key=number)
 

@@ -17,21 +17,20 @@ class Graphs:
     def clear(self):
         self.graphs, self.pool = {}, None  # one runs at a time
 
-    def __call__(self, *given):
-        inputs, targets = given
+    def __call__(self, inputs, targets):
         if "position_ids" not in inputs:  # padded, or on a CPU
-            return self.compute(*given)
+            return self.compute(inputs, targets)
         layout = inputs["layout"]
         tensors = inputs["input_ids"], inputs["position_ids"], layout.starts, targets
         shape = tensors[0].shape[1], len(targets), layout.longest
         if shape not in self.graphs:
             self.graphs[shape] = None
-            return self.compute(*given)
+            return self.compute(inputs, targets)
         if self.graphs[shape] is None:
             graph = torch.cuda.CUDAGraph()
             # NCCL's thread may call CUDA.
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                result = self.compute(*given)
+                result = self.compute(inputs, targets)
             self.graphs[shape], self.pool = (graph, tensors, result), graph.pool()
         graph, own, result = self.graphs[shape]
         for mine, new in zip(own, tensors, strict=True):

@@ -137,7 +137,7 @@ def check_cache(folder, variable):
 
 def unavailable(name, error):
     """A UserError that says why a model or data `name` cannot be loaded, and what to do."""
-    # datasets starts with a sentence that says nothing, and the Hub's own message comes last.
+    # datasets starts with a sentence that says nothing; the Hub's own message comes last.
     text = str(error).removeprefix("An error occurred while generating the dataset\n")
     reason = getattr(error, "server_message", None) or first_line(text)
     local = Path(name).exists()

@@ -123,10 +123,11 @@ def read_files(paths):
             headers = {mark: pandas.read_csv(path, nrows=0, sep=mark) for mark in SEPARATORS}
             mark = max(headers, key=lambda mark: headers[mark].shape[1])
             note, options = SEPARATORS[mark], {"sep": mark, "keep_default_na": False}
-            # No type is guessed: one guessed from the first rows may not fit.
+            # A type guessed from the first rows may not fit.
             options["converters"] = dict.fromkeys(headers[mark].columns, str)
         paths = [glob.escape(str(path)) for path in paths]
         rows = datasets.load_dataset(reader, data_files=paths, split="train", **options)
+        rows = rows.rename_columns({x: x.strip() for x in rows.column_names})
     if reader == "csv" and "__index_level_0__" in rows.column_names:
         raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
     return rows, str(path), note, None

@@ -25,7 +25,7 @@ def draw(folder, scores, logits, labels, log):
     """Write the plots into `folder`; returns {file name: caption}."""
     labels, probabilities = torch.as_tensor(labels), logits.double().softmax(dim=1)
     split, names = f"split {scores['split']}", scores["labels"]
-    if missing := choose_font(set("".join(names) + split)):
+    if missing := choose_font("".join(names) + split):
         drawn = [f"class {i}" if missing & set(name) else name for i, name in enumerate(names)]
         scores = {**scores, "labels": drawn}
     most = f", {MOST} of {len(names)} classes: those with most errors" * (len(names) > MOST)
@@ -97,18 +97,17 @@ def reliability(axes, scores, probabilities, labels, _):
 
 
 def training(axes, scores, probabilities, labels, log):
-    curves, steps = {}, [entry for entry in log if "eval" not in entry]
+    curves = {}
     for entry in log:
         scores = entry.get("eval", {"split": "training", **entry})
-        curve = curves.setdefault(scores["split"], [])
-        curve.append((entry["step"], scores["loss"]))
+        curves.setdefault(scores["split"], []).append((entry["step"], scores["loss"]))
     for split, curve in curves.items():
         style = "." if split == "training" else "o-"
         axes.plot(*zip(*curve, strict=True), style, label=split, alpha=0.5)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes.legend()
     right = axes.twinx()
-    rates = [entry["learning_rate"] for entry in steps]
-    right.plot([entry["step"] for entry in steps], rates, ":", color="tab:red")
+    rates = [(entry["step"], entry["learning_rate"]) for entry in log if "eval" not in entry]
+    right.plot(*zip(*rates, strict=True), ":", color="tab:red")
     right.set(ylabel="learning rate (dotted)", ylim=(0, None))
     right.yaxis.set_major_formatter("{x:.1e}")

@@ -15,7 +15,6 @@ class Parser(argparse.ArgumentParser):
     """Takes --a_b and --a-b alike and no abbreviations; a mistake is a UserError."""
 
     def __init__(self, hint="", **kwargs):
-        """hint: added to each error."""
         super().__init__(allow_abbrev=False, **kwargs)
         self.hint = hint
 

@@ -15,7 +15,7 @@ TRACKERS = ["none", *map(str, get_available_trackers())]
 
 
 def check_gpus():
-    """Raise UserError for more processes than GPUs; print a line if one of several is used."""
+    """UserError for more processes than GPUs; print a line if one of several is used."""
     processes, gpus = int(environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     one_each = gpus == 1 and environ.get("CUDA_VISIBLE_DEVICES")  # by srun
     if processes > gpus > 0 and not one_each:
