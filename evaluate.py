@@ -450,7 +450,8 @@ def main(argv=None):
         pairs = [f"{label}={name}" for label, name in now.label_map.items()]
         first.matching += f", after --label_map {some(pairs, 10)}"
     scores = compute(models, run, reviews, training)
-    if not own and (seen := count_seen(first, reviews)):
+    local = run and not run.commits["dataset"]  # else the count might need a download
+    if local and not own and (seen := count_seen(first, reviews)):
         scores["reviews_trained_on"] = seen
     scores |= card.origin(dataset, reviews.commit, reviews.split, first.matching)
     if args.hub_model_id:
