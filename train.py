@@ -1,7 +1,6 @@
 """Fine-tune an encoder for text sentiment, with a hand-written loop on Accelerate.
 
     accelerate launch --config_file accelerate_config.yaml train.py
-    python train.py --model_name_or_path sample/model --dataset_name sample/reviews
 
 Top to bottom: settings, schedule and optimizer, the loop, and `main`, which ties them together.
 """
@@ -31,7 +30,7 @@ from sentiment.runtime.exits import script, stop_flag
 from sentiment.runtime.flags import Parser, add_data_flags, number
 from sentiment.runtime.log import TrainingLog, read_log
 
-LOGGED = 2000  # test reviews scored after an epoch, without a validation split
+LOGGED = 2000  # of "eval": scored after an epoch if there is no validation split
 
 
 def parse_args(argv):
@@ -59,7 +58,7 @@ def parse_args(argv):
 
     add = parser.group("training")
     add("--train_batch_size", count, 16, "reviews per step, over all processes")
-    most = "most tokens in a pass, halved when out of memory (default: 4096 on a CPU)"
+    most = "tokens in a pass, halved when out of memory (default: by memory; 4096 on a CPU)"
     add("--max_tokens_per_device", count, None, most)
     add("--learning_rate", above_0, 5e-5, "peak, reached after warm-up")
     add("--weight_decay", number(float, 0), 0.01, "not on biases and norms")
@@ -67,7 +66,7 @@ def parse_args(argv):
     add("--num_train_epochs", count, 5, "passes over the training reviews")
     add("--attention_dropout", rate, None, "probability (default: the model's)")
     add("--label_smoothing_factor", rate, 0.1, "epsilon; not for probabilities below 1")
-    add("--class_weight", ["none", "balanced"], "none", "balanced: all classes count the same")
+    add("--class_weight", ["none", "balanced"], "none", "balanced: rare classes count more")
     add("--max_grad_norm", number(float, 0), 1.0, "gradient clipping, 0 for none")
     choices = ["auto", "no", "bf16", "fp16"]
     add("--mixed_precision", choices, "auto", "auto: best for the hardware")
@@ -142,7 +141,7 @@ def train(run, step, accelerator, classifier, sets, log, stop):
             given = gradients, classifier, compute, train_set, batch, weights, seed, max_tokens
             max_tokens = accumulate_gradients(*given)
             figures = gradients.reduce(stop, settings.max_grad_norm)
-            # If one is not finite, AdamW skips the step. In fp16 the scaler decides.
+            # If a figure is not finite, AdamW skips the step. In fp16 the scaler decides.
             optimizer.optimizer.found_inf = (~figures.sum().isfinite()).float()
             optimizer.step()
 
@@ -215,7 +214,7 @@ def accumulate_gradients(
     while True:
         gradients.clear()
         torch.manual_seed(seed)
-        if accelerator.scaler:  # set up by scale(), which an empty share never calls
+        if accelerator.scaler:  # scale() sets it up, for an empty share as well
             accelerator.scaler.scale(gradients.sums)
         try:
             given = train_set.ids, mine, max_tokens, partial(train_set.targets, weights)
