@@ -392,16 +392,18 @@ def count_seen(model, reviews):
         return None
 
 
-def report(args, run, model, reviews, scores, output_dir, about):
+def report(args, run, model, reviews, scores, output_dir, about, own):
     """Print and write what has been asked for. Returns whether another README.md stays there."""
     output_dir.mkdir(parents=True, exist_ok=True)
     stale = (output_dir / "metrics.json").exists()
     kept = write(output_dir, run, scores, args.overwrite_card)  # first: what follows may fail
     print(f"{args.model_name_or_path} on {about}\n{table(scores)}")
-    own = {args.model_name_or_path: scores} if "reviews_trained_on" in scores else {}
-    for name, scored in (own | scores.get("compared_to", {})).items():
-        seen = scored["reviews_trained_on"]
+    for name, other in scores.get("compared_to", {}).items():
+        seen = other["reviews_trained_on"]
         print(f"{name} was trained on {'an unknown number' if seen is None else seen} of them")
+    local = run and not run.commits["dataset"]  # else the count might need a download
+    if local and not own and (seen := count_seen(model, reviews)):
+        print(f"{model.name} was trained on {seen} of them")
     for name in ("predictions.csv", *folder.PICTURES) if stale else ():
         files.remove(output_dir / name)
     if args.predictions:
@@ -450,15 +452,12 @@ def main(argv=None):
         pairs = [f"{label}={name}" for label, name in now.label_map.items()]
         first.matching += f", after --label_map {some(pairs, 10)}"
     scores = compute(models, run, reviews, training)
-    local = run and not run.commits["dataset"]  # else the count might need a download
-    if local and not own and (seen := count_seen(first, reviews)):
-        scores["reviews_trained_on"] = seen
     scores |= card.origin(dataset, reviews.commit, reviews.split, first.matching)
     if args.hub_model_id:
         scores["hub_model_id"] = args.hub_model_id
     about = f"{dataset}, split {reviews.split}, labels {first.matching}"
     about += f", precision {precision}, {first.encoded.ids.truncated:,} truncated"
-    kept = report(args, run, first, reviews, scores, output_dir, about)
+    kept = report(args, run, first, reviews, scores, output_dir, about, own)
     if args.hub_model_id:
         publish(args, run, scores, first, output_dir, kept)
 

@@ -124,8 +124,8 @@ def is_file(path):
 
 
 def text_columns(args, classifiers):
-    """[--text_column or training's, such as "title,body"]. UserError if the models differ, unless
-    lines of text are read: then all, which a header may name.
+    """[--text_column or training's, such as "title,body"]. For lines of text, those of all models,
+    to recognize a header; else UserError if they differ.
     """
     if args.text_column:
         return [args.text_column]
@@ -286,8 +286,7 @@ def read_rows(chunks, separator, column, where):
             for row in reader:
                 if header is None:
                     header = row
-                    names = [name.strip() for name in row]
-                    place, *more = map(names.index, find_columns(column, names, where))
+                    place, *more = [row.index(name) for name in find_columns(column, row, where)]
                     yield header
                 elif len(row) == len(header):
                     text = columns.join([row[i] for i in (place, *more)]) if more else row[place]

@@ -235,7 +235,7 @@ def load_train_and_test(settings, selects=False):
 
     asked = {split, settings.test_split_name, settings.validation_split_name}
     if unused := sorted(source.splits(settings).keys() - asked - set(map(str.lower, asked))):
-        report += [f"not used: {', '.join(unused)}; see --validation_split_name"]
+        report += [f"not used: {', '.join(unused)}"]
     left = {}
     for part, reviews in {**parts, "train": train}.items():
         left[part] = functools.reduce(Reviews.without, left.values(), reviews)

@@ -440,7 +440,9 @@ def test_resume_starts_a_run_only_in_a_new_folder(tmp_path, distilbert, reviews,
 
 
 def test_the_folder_of_a_killed_run_says_how_to_finish_it(broken, refusal):
-    assert "--resume finishes it" in refusal(predict.main, ["--model_name_or_path", broken, "dull"])
+    assert "--resume finishes this run" in refusal(
+        predict.main, ["--model_name_or_path", broken, "dull"]
+    )
 
 
 @pytest.mark.parametrize("name", ["checkpoints/epoch=3.ckpt", "README.md"])

@@ -225,13 +225,6 @@ def test_csv_keeps_its_rows_and_gets_two_columns(mark, trained, monkeypatch, cap
     assert list(map(tuple, found.iloc[:, 4:].values)) == labelled(trained, texts, **options)
 
 
-def test_blanks_around_the_names_of_csv_columns_do_not_count(trained, monkeypatch, capsys):
-    options = {"monkeypatch": monkeypatch, "capsys": capsys}
-    plain = answers(trained, b"id,text\n1,superb\n", "--csv", **options).out
-    blank = answers(trained, b"id, text \n1,superb\n", "--csv", **options).out
-    assert blank == plain.replace("id,text", "id, text ")
-
-
 def test_rows_of_csv_are_written_as_they_were(trained, monkeypatch, capsys):
     rows = ['"1", a ', '2,"""b""\n\r\nc"', '"",""', "3,"]
     content = "\r\n\n".join(['text,"i\nd"', *rows]).encode()

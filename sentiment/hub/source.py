@@ -127,7 +127,6 @@ def read_files(paths):
             options["converters"] = dict.fromkeys(headers[mark].columns, str)
         paths = [glob.escape(str(path)) for path in paths]
         rows = datasets.load_dataset(reader, data_files=paths, split="train", **options)
-        rows = rows.rename_columns({x: x.strip() for x in rows.column_names})
     if reader == "csv" and "__index_level_0__" in rows.column_names:
         raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
     return rows, str(path), note, None

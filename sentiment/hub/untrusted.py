@@ -33,7 +33,9 @@ MOST_CLASSES, LARGEST = 10_000, 2**24  # integers in config.json
 def check(folder):
     """Check a folder's files. Returns what `measure` does."""
     if not (folder / "config.json").exists():
-        raise UserError("no config.json; if a run was killed, train.py --resume finishes it")
+        killed = (folder / "status.json").exists()
+        way = "; train.py --resume finishes this run" if killed else ""
+        raise UserError(f"no config.json, which save_pretrained writes{way}")
     check_links(folder)
     for file in REFUSED:
         if (folder / file).exists():
