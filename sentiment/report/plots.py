@@ -107,7 +107,7 @@ def training(axes, scores, probabilities, labels, log):
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes.legend()
     right = axes.twinx()
-    rates = [(entry["step"], entry["learning_rate"]) for entry in log if "eval" not in entry]
-    right.plot(*zip(*rates, strict=True), ":", color="tab:red")
+    rates = {each["step"]: each["learning_rate"] for each in log if "eval" not in each}
+    right.plot(list(rates), list(rates.values()), ":", color="tab:red")
     right.set(ylabel="learning rate (dotted)", ylim=(0, None))
     right.yaxis.set_major_formatter("{x:.1e}")
