@@ -91,7 +91,7 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
 
 
 def token_budget(model):
-    """Default of most tokens in a training pass, from model and device alone."""
+    """Default of --max_tokens_per_device, from model and device alone."""
     if model.device.type == "cpu":
         return 4096  # larger passes are no faster
     memory = 24 * 10**9

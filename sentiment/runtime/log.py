@@ -9,7 +9,7 @@ SECONDS = 5  # between two lines
 
 
 class TrainingLog:
-    """Records steps and evaluations on the main process; does nothing on the others."""
+    """Records steps and evaluations, on the main process alone."""
 
     def __init__(self, accelerator, run, start):
         self.path = run.folder / "log.jsonl"
