@@ -30,7 +30,7 @@ from sentiment.runtime.log import TrainingLog, read_log
 
 DEFAULTS = "--output_dir outputs/adapted --max_train_samples 0 --num_train_epochs 2 "
 DEFAULTS += "--max_length 256 --train_batch_size 32 --learning_rate 2e-4 --warmup_ratio 0.06"
-HEADS = {"bert": "cls", "distilbert": "vocab_transform", "roberta": "lm_head"}  # read the encoder
+HEADS = {"bert": "cls", "distilbert": "vocab_transform", "roberta": "lm_head"}  # its first module
 
 
 def pack(lm, precision):
@@ -61,7 +61,7 @@ def adapt(run, step, accelerator, lm, new_head, places, ids, collator, log, stop
         # Gradients of 0 and no weight decay: AdamW does not move a frozen encoder.
         optimizer.param_groups[0]["weight_decay"] = settings.weight_decay * learns
         if step == frozen_steps + 1:
-            optimizer.optimizer.state.clear()  # its moments start here
+            optimizer.optimizer.state.clear()  # the encoder's moments start here
         given = run.last_step - frozen_steps, settings.learning_rate, settings.warmup_ratio
         lr = train.learning_rate(step - frozen_steps, *given) if learns else 1e-3
         for group in optimizer.param_groups:
@@ -73,7 +73,7 @@ def adapt(run, step, accelerator, lm, new_head, places, ids, collator, log, stop
             except RuntimeError as error:  # out of memory, for example: retry the step
                 max_tokens = inference.recover(error, max_tokens, max(ids.lengths[batch]))
         loss, stops, norm = gradients.reduce(stop, settings.max_grad_norm).tolist()
-        if not math.isfinite(loss if accelerator.scaler else loss + norm):  # it skips steps
+        if not math.isfinite(loss if accelerator.scaler else loss + norm):  # fp16 may skip a step
             raise RunError(f"step {step}: loss {loss}, norm {norm}; try a lower --learning_rate")
         optimizer.step()
         seconds, count = time.perf_counter() - started, int(ids.lengths[batch].sum())
@@ -86,11 +86,11 @@ def adapt(run, step, accelerator, lm, new_head, places, ids, collator, log, stop
 
 
 def accumulate(gradients, lm, places, ids, collator, batch, seed, step, max_tokens):
-    """Compute this rank's share of the gradients: of the mean loss over all masked tokens."""
+    """Compute this rank's part of the gradients of the mean loss over all masked tokens."""
     accelerator, sizes = gradients.accelerator, ids.lengths[batch].tolist()
     collator.generator = torch.Generator().manual_seed(batches.dropout_seed(seed, step, "masks"))
     rows = collator.torch_mask_tokens(torch.cat([ids[i] for i in batch])[None])
-    total = max(1, int((rows[1] >= 0).sum()))  # of all ranks; others are -100
+    total = max(1, int((rows[1] >= 0).sum()))  # over all ranks; unmasked tokens have -100
     shown, wanted = (dict(zip(batch, row[0].split(sizes), strict=True)) for row in rows)
     gradients.clear()
     torch.manual_seed(batches.dropout_seed(seed, step, accelerator.process_index))
