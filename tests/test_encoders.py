@@ -15,6 +15,7 @@ import train
 from sentiment import inference, tokens
 from sentiment.errors import UserError
 from sentiment.hub import trial
+from sentiment.runtime import device
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, *dict.fromkeys(tiny.WORDS)]
@@ -80,9 +81,10 @@ def alone(folder):
         return torch.cat([stock(input_ids=each).logits for each in ids])
 
 
-def ours(folder):
+def ours(folder, precision="no"):
     tokenizer, classifier = trial.load_trained(str(folder))
-    return inference.logits(classifier, tokens.encode(tokenizer, TEXTS), "no")
+    device.place(classifier, torch.device("cpu"))
+    return inference.logits(classifier, tokens.encode(tokenizer, TEXTS), precision)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,6 +92,14 @@ def test_padding_changes_nothing(tmp_path, kind):
     folder = make(tmp_path / "model", kind)
     assert (ours(folder) - alone(folder)).abs().max() < 1e-5
     assert ours(folder).std(dim=0).min() > 1e-2  # else any logits would agree
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_run_in_bf16(tmp_path, kind):
+    """The default where a CPU supports it; torch emulates it elsewhere."""
+    folder = make(tmp_path / "model", kind)
+    wanted = alone(folder)
+    assert (ours(folder, "bf16") - wanted).abs().max() < 0.05 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -33,12 +33,12 @@ def set_up(device):
     if chosen is None or (launched and chosen == "1"):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         threads = min(cpu_count(), quota()) // processes
-        # Threads that share little work wait for each other, and for the tokenizer's.
+        # On a GPU, more would wait for each other, and for the tokenizer's.
         torch.set_num_threads(max(1, threads) if device.type == "cpu" else 1)
 
 
 def quota():
-    """CPUs, rounded up, that Linux control groups let this process use; inf without a limit."""
+    """CPUs that Linux control groups allow, rounded up, or inf."""
     limits = [math.inf]
     for line in GROUP.read_text().splitlines() if GROUP.exists() else []:
         _, controllers, path = line.split(":", 2)
@@ -52,11 +52,11 @@ def quota():
 
 
 def place(model, device):
-    """Move a model to its device. A GPU then computes deterministically, and without cuDNN's
-    attention, which plans anew for every shape.
-    """
+    """Move a model to its device. A GPU computes deterministically."""
+    if model.config.model_type == "deberta":  # overflows in 16 bits
+        model.forward = torch.autocast(device.type, enabled=False)(model.forward)
     if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read at the first matrix product
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid
@@ -64,7 +64,7 @@ def place(model, device):
 
 
 def precisions():
-    """Precisions that the device computes natively, the best last: "no" (fp32), "fp16", "bf16"."""
+    """The device's native precisions, the best last: "no" (fp32), "fp16", "bf16"."""
     kind = pick_device().type
     if kind == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
