@@ -175,7 +175,10 @@ def kind_of(args):
 def open_bytes(path):
     """A file, or standard input; not buffered, so that a read returns what is there."""
     if not path:
-        return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+        raw = getattr(sys.stdin.buffer, "raw", None)
+        if raw and os.name != "nt":
+            os.set_blocking(raw.fileno(), True)  # the parent may have made it non-blocking
+        return raw or sys.stdin.buffer
     return gzip.open(path) if path.lower().endswith(".gz") else io.FileIO(path)
 
 

@@ -497,16 +497,20 @@ def start(trained, **streams):
 
 @pytest.mark.slow
 def test_interactive_input_is_answered_at_once_and_ctrl_c_exits_quietly(trained):
-    process = start(trained, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)  # as some parents leave it
+    process = start(trained, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.close(reading)
     waits = []
     for text in (b"superb film\n", b"dull film\n", b"witty film\n"):
-        process.stdin.write(text)
+        os.write(writing, text)
         started = time.perf_counter()
         assert process.stdout.readline().count(b"\t") == 1
         waits.append(time.perf_counter() - started)
     assert max(waits[1:]) < 1
     process.send_signal(signal.SIGINT)
     assert (process.wait(10), process.stderr.read()) == (130, b"")
+    os.close(writing)
 
 
 @pytest.mark.slow
