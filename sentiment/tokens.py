@@ -98,7 +98,7 @@ class Encoded:
     rows: numpy.ndarray  # int64 [N]: row numbers in their split
 
     def targets(self, weights, chosen):
-        """float32 [B, C]: reviews' probabilities times the weight [C] of the likeliest class."""
+        """float32 [B, C] of B reviews: probabilities times `weights` [C] at the likeliest class."""
         labels = self.labels[chosen]
         if self.soft is None:
             rows = torch.nn.functional.one_hot(labels, len(weights))

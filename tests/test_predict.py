@@ -496,9 +496,10 @@ def start(trained, **streams):
 
 
 @pytest.mark.slow
-def test_interactive_input_is_answered_at_once_and_ctrl_c_exits_quietly(trained):
+@pytest.mark.parametrize("blocking", [True, False])
+def test_interactive_input_is_answered_at_once_and_ctrl_c_exits_quietly(trained, blocking):
     reading, writing = os.pipe()
-    os.set_blocking(reading, False)  # as some parents leave it
+    os.set_blocking(reading, blocking)  # some parents leave it non-blocking
     process = start(trained, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     os.close(reading)
     waits = []

@@ -33,10 +33,10 @@ class Layout(NamedTuple):
 
 
 def install(model, precision):
-    """Prepare a model on its device for a `layout`, if it is of ENCODERS and has a kernel. Returns
-    the handle of keep_first_tokens.
-    """
+    """Prepare a classifier on its device for a `layout`, if it is of ENCODERS and has a kernel."""
     kind = model.config.model_type
+    if kind == "deberta":  # its mask has fp32's minimum, in 16 bits too: transformers#35332
+        model.forward = torch.autocast(model.device.type, enabled=False)(model.forward)
     if kind not in ENCODERS or getattr(model.config, "is_decoder", False):
         return
     if model.device.type != "cpu" and not attention.kernel_supports(model, precision):
@@ -45,12 +45,12 @@ def install(model, precision):
     encoder = getattr(model.base_model, ENCODERS[kind])
     encoder.register_forward_pre_hook(pack, with_kwargs=True)
     encoder.register_forward_hook(unpack, with_kwargs=True)
+    encoder.layer[-1].register_forward_pre_hook(keep_first_tokens, with_kwargs=True)
     for layer in encoder.layer:
         getattr(layer.attention, "self", layer.attention).register_forward_pre_hook(cast_once)
     for module in model.modules():
         if type(module) is torch.nn.Dropout:
             module.__class__ = dropout.Dropout
-    return encoder.layer[-1].register_forward_pre_hook(keep_first_tokens, with_kwargs=True)
 
 
 def applies(model):

@@ -33,7 +33,7 @@ def set_up(device):
     if chosen is None or (launched and chosen == "1"):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         threads = min(cpu_count(), quota()) // processes
-        # On a GPU, more would wait for each other, and for the tokenizer's.
+        # With a GPU, more threads wait for each other, and for the tokenizer's.
         torch.set_num_threads(max(1, threads) if device.type == "cpu" else 1)
 
 
@@ -53,8 +53,6 @@ def quota():
 
 def place(model, device):
     """Move a model to its device. A GPU computes deterministically."""
-    if model.config.model_type == "deberta":  # overflows in 16 bits
-        model.forward = torch.autocast(device.type, enabled=False)(model.forward)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read at the first matrix product
