@@ -82,10 +82,10 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The value in a JSON file, or None. Raises UserError."""
+    """The object in a JSON file, or None. Raises UserError."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON object: {error}") from error

@@ -151,10 +151,18 @@ def test_a_missing_split_is_refused(trained, tmp_path, refusal):
     assert "none reviews that run.json names have changed" in line
 
 
-def test_an_endless_run_json_is_refused(tmp_path):
-    (tmp_path / "run.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="not JSON"):
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1]", '"ab"', "5", "null", ""])
+def test_a_run_json_without_an_object_is_refused(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match="not a JSON object"):
         Run.read(tmp_path)
+
+
+def test_a_status_without_an_object_is_refused(distilbert, reviews, tmp_path, refusal):
+    (tmp_path / "status.json").write_text("[1]")
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path}
+    line = refusal(train.main, [*tiny.flags(**given), "--resume"])
+    assert "status.json: not a JSON object" in line
 
 
 @pytest.mark.parametrize(
