@@ -381,7 +381,7 @@ def main():
     parser.add_argument("--only", choices=["training", "prediction"])
     parser.add_argument("--plot", type=Path, help="draw the training speeds into this PNG")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--contestant", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contestant:
         run_contestant(args.folder, *args.contestant)
