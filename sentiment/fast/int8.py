@@ -1,12 +1,12 @@
 """Linear layers in 8 bits, for predict.py --int8.
 
-Each token has its own scale, so a result does not depend on the rest of the pass. Weights have 7
-bits: AVX2 adds pairs of products in 16 bits, which 8-bit weights could overflow.
+Each token has its own scale: a result does not depend on other tokens. Weights have 7 bits: with
+8, pairs of products could overflow 16 bits on AVX2.
 """
 
 import torch
 
-TOKENS = 256  # at once, to stay in the caches
+TOKENS = 256  # at once, to stay in caches
 
 
 class Linear(torch.nn.Module):
@@ -19,16 +19,16 @@ class Linear(torch.nn.Module):
 
     def forward(self, states):
         """float32 [..., in] -> float32 [..., out]."""
-        outputs = []
-        for tokens in states.flatten(0, -2).split(TOKENS):
+        outputs = states.new_empty(*states.shape[:-1], len(self.bias))
+        parts = (x.flatten(0, -2).split(TOKENS) for x in (states, outputs))
+        for tokens, output in zip(*parts, strict=True):
             scales = (tokens.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-30)
-            sums = torch._int_mm((tokens / scales).round().to(torch.int8), self.weight)
-            outputs.append(torch.addcmul(self.bias, sums * self.scales, scales))
-        return torch.cat(outputs).view(*states.shape[:-1], -1)
+            sums = torch._int_mm((tokens / scales).round_().to(torch.int8), self.weight)
+            torch.addcmul(self.bias, sums * self.scales, scales, out=output)
+        return outputs
 
 
 def install(model):
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is torch.nn.Linear:
-                setattr(module, name, Linear(child))
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear:
+            model.set_submodule(name, Linear(module))
