@@ -198,7 +198,7 @@ def structured(line, column):
     """What a line seems to begin, with the flag that reads it; or None."""
     if re.match(r'\s*(\{\s*"|\[\s*\{|[\[{]\s*$)', line):
         return "JSON: use --jsonl for an object in each line, --input_file FILE.json for an array"
-    names = [name.strip().casefold() for name in split(line)[1]]
+    names = [name.strip().strip('"').casefold() for name in split(line)[1]]
     is_header = max(len(name.split()) for name in names or [line]) < 4  # and no sentence
     if is_header and set(columns.of_text(column.casefold(), names)) <= set(names):
         return f"CSV with a column {column}: use --csv"
@@ -260,8 +260,11 @@ def read_csv(lines, column, where):
     csv.field_size_limit(stream.LONGEST)
     chunks = with_ends(lines, where)
     first = next(chunks, ["\n"])
-    separator, _ = split(first[0])
-    records = read_rows(chain([first], chunks), separator, column, where)
+    separator, names = split(first[0])
+    options = {"delimiter": separator, "strict": True}
+    # As in training.
+    options["skipinitialspace"] = any(name.startswith(" ") for name in names)
+    records = read_rows(chain([first], chunks), options, column, where)
     return records, separator, answered(next(records))
 
 
@@ -276,15 +279,16 @@ def with_ends(lines, where):
         raise UserError(f"{where}: not UTF-8; save it as UTF-8") from error
 
 
-def read_rows(chunks, separator, column, where):
+def read_rows(chunks, options, column, where):
     """The header, then lists of (text, row as it was written), as soon as whole rows have arrived.
 
-    Blank lines are left out. Raises UserError after the rows before an invalid one.
+    options: csv.reader's. Blank lines are left out. Raises UserError after the rows before an
+    invalid one.
     """
     header, lines, read, error = None, [], 0, None
     for chunk in chunks:
         lines += chunk
-        reader, rows, end = csv.reader(lines, delimiter=separator, strict=True), [], 0
+        reader, rows, end = csv.reader(lines, **options), [], 0
         try:
             for row in reader:
                 if header is None:

@@ -4,9 +4,9 @@ import math
 
 import numpy
 from scipy.optimize import brentq
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
-Z = 1.959963984540054  # the normal distribution's 97.5% point
+Z = norm.ppf(0.975)
 
 
 def wilson(successes, trials):

@@ -282,6 +282,15 @@ def test_rows_of_csv_are_read_as_soon_as_they_have_arrived():
     assert list(rows) == [[("four", "four,4")]]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_spaces_after_separators_belong_to_no_field_of_csv(mark):
+    header, row = f'id{mark} "text"', f'1{mark}  "one{mark} two"'
+    rows, separator, names = predict.read_csv(iter([[header, row]]), "text", "here")
+    assert (separator, names) == (mark, ["id", "text", "label", "score"])
+    assert list(rows) == [[(f"one{mark} two", row)]]
+    assert "use --csv" in predict.structured(header, "text")
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [

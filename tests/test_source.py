@@ -103,6 +103,17 @@ def test_files_of_all_formats_are_read(tmp_path, name):
     assert report == words.get(separator, [])
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_spaces_after_the_headers_separators_belong_to_no_field(tmp_path, mark):
+    rows = [(f"{text}{mark} twice", label) for text, label in ROWS]
+    lines = [f'text{mark} "label"', *(f'"{text}"{mark}  {label}' for text, label in rows)]
+    (tmp_path / "typed.csv").write_text("\n".join(lines))
+    assert read(tmp_path / "typed.csv")[0] == rows
+    lines[0] = lines[0].replace(" ", "")  # else they are kept, as in other types of files
+    (tmp_path / "made.csv").write_text("\n".join([*lines, f" spaced {mark}good"]))
+    assert " spaced " in [text for text, _ in read(tmp_path / "made.csv")[0]]
+
+
 def test_unknown_types_and_texts_of_several_types_are_refused(tmp_path):
     (tmp_path / "reviews.xlsx").write_bytes(b"PK")
     error = refused(tmp_path / "reviews.xlsx")

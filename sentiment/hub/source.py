@@ -120,11 +120,13 @@ def read_files(paths):
     reader = READERS[match[4]]
     with reading(path) as datasets:
         if reader == "csv":
-            headers = {mark: pandas.read_csv(path, nrows=0, sep=mark) for mark in SEPARATORS}
-            mark = max(headers, key=lambda mark: headers[mark].shape[1])
-            note, options = SEPARATORS[mark], {"sep": mark, "keep_default_na": False}
-            # A type guessed from the first rows may not fit.
-            options["converters"] = dict.fromkeys(headers[mark].columns, str)
+            head = functools.partial(pandas.read_csv, path, nrows=0)
+            mark = max(SEPARATORS, key=lambda x: head(sep=x).shape[1])
+            note = SEPARATORS[mark]
+            spaces = any(head(sep=mark).columns.str.startswith(" "))  # after separators
+            options = {"sep": mark, "skipinitialspace": spaces, "keep_default_na": False}
+            # Types guessed from the first rows may not fit.
+            options["converters"] = dict.fromkeys(head(**options), str)
         paths = [glob.escape(str(path)) for path in paths]
         rows = datasets.load_dataset(reader, data_files=paths, split="train", **options)
     if reader == "csv" and "__index_level_0__" in rows.column_names:

@@ -21,8 +21,7 @@ class Output:
         # None: it was closed before the start.
         self.stream = stream or open(os.devnull, "w")  # noqa: SIM115
         with suppress(AttributeError):  # a notebook's
-            options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-            self.stream.reconfigure(**options)
+            self.stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
