@@ -261,11 +261,13 @@ def read_csv(lines, column, where):
     chunks = with_ends(lines, where)
     first = next(chunks, ["\n"])
     separator, names = split(first[0])
-    options = {"delimiter": separator, "strict": True}
-    # As in training.
-    options["skipinitialspace"] = any(name.startswith(" ") for name in names)
+    # As in training: if the header has spaces after separators, they belong to no field.
+    spaces = any(name.startswith(" ") for name in names)
+    options = {"delimiter": separator, "strict": True, "skipinitialspace": spaces}
     records = read_rows(chain([first], chunks), options, column, where)
-    return records, separator, answered(next(records))
+    name, *names = answered(next(records))
+    # Rows keep their spaces; the header's tell the next reader.
+    return records, separator, [name, *(" " * spaces + name for name in names)]
 
 
 def with_ends(lines, where):
@@ -282,7 +284,7 @@ def with_ends(lines, where):
 def read_rows(chunks, options, column, where):
     """The header, then lists of (text, row as it was written), as soon as whole rows have arrived.
 
-    options: csv.reader's. Blank lines are left out. Raises UserError after the rows before an
+    options: for csv.reader. Blank lines are left out. Raises UserError after the rows before an
     invalid one.
     """
     header, lines, read, error = None, [], 0, None

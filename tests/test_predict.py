@@ -286,8 +286,12 @@ def test_rows_of_csv_are_read_as_soon_as_they_have_arrived():
 def test_spaces_after_separators_belong_to_no_field_of_csv(mark):
     header, row = f'id{mark} "text"', f'1{mark}  "one{mark} two"'
     rows, separator, names = predict.read_csv(iter([[header, row]]), "text", "here")
-    assert (separator, names) == (mark, ["id", "text", "label", "score"])
+    assert (separator, names) == (mark, ["id", " text", " label", " score"])
     assert list(rows) == [[(f"one{mark} two", row)]]
+    lines = [predict.in_csv(names, mark), f"{row}{mark}good{mark}0.9"]  # the answers
+    again, _, names = predict.read_csv(iter([lines]), "text", "there")
+    assert names == ["id", " text", " label_given", " score_given", " label", " score"]
+    assert [text for text, _ in next(again)] == [f"one{mark} two"]
     assert "use --csv" in predict.structured(header, "text")
 
 
