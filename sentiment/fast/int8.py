@@ -19,13 +19,14 @@ class Linear(torch.nn.Module):
 
     def forward(self, states):
         """float32 [..., in] -> float32 [..., out]."""
-        outputs = states.new_empty(*states.shape[:-1], len(self.bias))
-        parts = (x.flatten(0, -2).split(TOKENS) for x in (states, outputs))
-        for tokens, output in zip(*parts, strict=True):
+        inputs = states.flatten(0, -2)
+        outputs = inputs.new_empty(len(inputs), len(self.bias))
+        for tokens, output in zip(inputs.split(TOKENS), outputs.split(TOKENS), strict=True):
             scales = (tokens.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-30)
             sums = torch._int_mm((tokens / scales).round_().to(torch.int8), self.weight)
-            torch.addcmul(self.bias, sums * self.scales, scales, out=output)
-        return outputs
+            output.copy_(sums).mul_(self.scales)
+            torch.addcmul(self.bias, output, scales, out=output)
+        return outputs.unflatten(0, states.shape[:-1])
 
 
 def install(model):
