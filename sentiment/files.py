@@ -84,7 +84,7 @@ def write_json(path, value):
 def read_json(path):
     """The object in a JSON file, or None. Raises UserError."""
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return {**json.loads(Path(path).read_text(encoding="utf-8"))}  # TypeError: not an object
     except FileNotFoundError:
         return None
     except (TypeError, ValueError, RecursionError) as error:

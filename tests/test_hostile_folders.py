@@ -151,15 +151,19 @@ def test_a_missing_split_is_refused(trained, tmp_path, refusal):
     assert "none reviews that run.json names have changed" in line
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, "[1]", '"ab"', "5", "null", ""])
+NO_OBJECTS = ["[" * 100_000, "[1]", "[]", '[["status", "finished"]]', '"ab"', '""', "5", "null", ""]
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
 def test_a_run_json_without_an_object_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match="not a JSON object"):
         Run.read(tmp_path)
 
 
-def test_a_status_without_an_object_is_refused(distilbert, reviews, tmp_path, refusal):
-    (tmp_path / "status.json").write_text("[1]")
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_a_status_without_an_object_is_refused(content, distilbert, reviews, tmp_path, refusal):
+    (tmp_path / "status.json").write_text(content)
     given = {"model_name_or_path": distilbert, "dataset_name": reviews, "output_dir": tmp_path}
     line = refusal(train.main, [*tiny.flags(**given), "--resume"])
     assert "status.json: not a JSON object" in line
