@@ -151,9 +151,8 @@ def choose_columns(settings, there, where):
     """([text columns], label column), all of them there. Raises UserError."""
     text, label = settings.text_column, settings.label_column
     texts = of_text(text, there)
-    wrong = [f"--text_column {text}"] * (not set(texts) <= set(there))
-    wrong += [f"--label_column {label}"] * (label not in there)
-    if wrong:
+    wanted = {f"--text_column {text}": texts, f"--label_column {label}": [label]}
+    if wrong := [flag for flag, names in wanted.items() if not set(names) <= set(there)]:
         raise UserError(f"{' and '.join(wrong)}: {where} has columns {rules.some(there, 20)}")
     return texts, label
 

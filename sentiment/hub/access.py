@@ -111,16 +111,6 @@ def snapshot(name, revision, patterns):
         raise unavailable(name, error) from error
 
 
-def quiet_datasets():
-    """The datasets library, to be imported after `connect`."""
-    import datasets
-
-    check_cache(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE")
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
-    return datasets
-
-
 def check_cache(folder, variable):
     """Raise unless files can be written and locked there."""
     try:

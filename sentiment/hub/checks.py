@@ -9,7 +9,7 @@ from pyarrow import compute
 from sentiment.errors import UserError
 from sentiment.labels import INTEGER, READABLE_NAMES, number, some
 
-FEW = 10  # fewer labels may each occur once
+FEW = 10  # with fewer labels, each may occur once
 MOST_LABELS, MOST_LETTERS = 100, 40  # in one pattern, in one label
 
 

@@ -152,7 +152,11 @@ def read_class_folders(folder):
 @contextmanager
 def reading(name):
     """Yield the datasets library. Its errors in the block become a UserError."""
-    datasets = access.quiet_datasets()
+    import datasets  # after access.connect
+
+    access.check_cache(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE")
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     try:
         yield datasets
     except UserError:
