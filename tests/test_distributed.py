@@ -449,3 +449,32 @@ if accelerate.PartialState().is_main_process:
     assert len(calls) == 1 + 12 + 2 + 2  # the first one says where to begin
     assert calls.count((20 + 1) * 2) == 2  # logits of the 20 test reviews, and the stop flag
     assert calls.count(2) == 2  # the processes' token budgets
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the script needs bash")
+@pytest.mark.parametrize(
+    ("written", "code", "queued"),
+    [("preempted", 143, True), ("failed", 1, False), (None, 2, False)],
+)
+def test_a_preempted_slurm_job_is_queued_again(tmp_path, written, code, queued):
+    """Not one that fails before it writes status.json, which still holds an earlier preemption."""
+    status, commands = tmp_path / "run" / "status.json", tmp_path / "bin"
+    words = '{{"status": "{}"}}'.format
+    content = {
+        "activate": f"PATH={commands}:$PATH",
+        "srun": 'shift 2\nexec "$@"',
+        "scontrol": f'echo "$@" >> {tmp_path}/told',
+        "python": (f"echo '{words(written)}' > {status}\n" if written else "") + f"exit {code}",
+    }
+    commands.mkdir()
+    for name, lines in content.items():
+        (commands / name).write_text(f"#!/usr/bin/env bash\n{lines}\n")
+        (commands / name).chmod(0o755)
+    status.parent.mkdir()
+    status.write_text(words("preempted"))
+    slurm = {"JOB_ID": "7", "JOB_NODELIST": "a", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    env = {**os.environ, **{f"SLURM_{name}": value for name, value in slurm.items()}}
+    argv = ["bash", tiny.ROOT / "cluster" / "train.sbatch", "--output_dir", status.parent]
+    done = subprocess.run(argv, env=env | {"VENV": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert ("requeue 7" in (tmp_path / "told").read_text()) is queued
