@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from torch.nn.functional import one_hot
+from sklearn.metrics import f1_score
 
 from sentiment import data, distributed, files, inference, intervals, metrics, model, tokens
 from sentiment.errors import UserError
@@ -346,35 +346,34 @@ def publish(args, run, scores, scored, output_dir, card_stays):
 def compute(models, run, reviews, training):
     """The first model's scores, beside those of baselines and of the other model, if any."""
     first, *others = models
-    labels, classes = first.labels, first.classes
-    scores = metrics.score(first.logits, labels, classes)
+    scores = metrics.score(first.logits, first.labels, first.classes)
     scores |= {"kept_epoch": run.kept_epoch} if run else {}
     if training:
-        _, ids = match(training.labels, run.labels, True, classes)
+        _, ids = match(training.labels, run.labels, True, first.classes)
         learned = training, [ids[label] for label in training.labels]
         scores["baselines"] = {}
         for name, guesses in baselines.predictions(*learned, reviews).items():
-            own = metrics.score(one_hot(guesses, len(classes)), labels, classes)
-            scores["baselines"][name] = compare(first, guesses, own)
+            scores["baselines"][name] = compare(first, guesses)
     for other in others:
-        own = metrics.score(other.logits, other.labels, other.classes)
-        own = compare(first, other.predictions(first), own)
-        own["reviews_trained_on"] = count_seen(other, reviews)
-        scores["compared_to"] = {card.public(other.name): own}
+        found = compare(first, other.predictions(first))
+        found["reviews_trained_on"] = count_seen(other, reviews)
+        scores["compared_to"] = {card.public(other.name): found}
     return scores
 
 
-def compare(model, predictions, scores):
-    """Other predictions, as ids of the model's classes [N], and their scores: for metrics.json.
+def compare(model, predictions):
+    """Scores of other predictions [N], ids of the model's classes or -1, for metrics.json.
 
-    difference: the model's accuracy minus theirs; disagreements: in so many reviews.
+    f1: averaged over the same classes as the model's; difference: the model's accuracy minus
+    theirs; disagreements: in so many reviews.
     """
     n, labels, ours = len(model.labels), model.labels, model.logits.argmax(dim=1)
     right, other_right = ours == labels, predictions == labels
+    seen = metrics.averaged(model.classes, labels, predictions)
     only, only_other = int((right & ~other_right).sum()), int((other_right & ~right).sum())
     return {
-        "accuracy": scores["accuracy"],
-        "f1": scores["f1"],
+        "accuracy": int(other_right.sum()) / n,
+        "f1": f1_score(labels, predictions, labels=seen, average="macro", zero_division=0),
         "difference": (only - only_other) / n,
         "difference_interval": intervals.paired_difference(only, only_other, n),
         "disagreements": int((predictions != ours).sum()),

@@ -26,7 +26,6 @@ class Stopped(BaseException):
 
 
 def is_out_of_memory(error):
-    """Whether an error says that memory ran out."""
     texts = "out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 

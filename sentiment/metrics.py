@@ -13,11 +13,13 @@ LOSSES = ("loss", "calibration_error", "brier_score")  # 0 is best
 FIGURES = PUBLISHED + LOSSES
 
 
-def averaged(names):
-    """Ids of the classes to average over: all, but of two only "positive", or else the second."""
-    if len(names) > 2:
-        return range(len(names))
-    return [0] if names[0].casefold() == "positive" else [1]
+def averaged(names, *found):
+    """Ids of the classes to average over: all, or of two "positive", else the second; of these,
+    those in one of the sequences `found`, if any.
+    """
+    positive = int(names[0].casefold() != "positive")
+    ids = range(len(names)) if len(names) > 2 else [positive]
+    return [i for i in ids if any(i in each for each in found)] or ids
 
 
 def score(logits, labels, names):
@@ -33,11 +35,10 @@ def score(logits, labels, names):
     confusion = confusion_matrix(labels, predictions, labels=ids)
     per_class = class_scores(labels, predictions, labels=ids, zero_division=0)
     rows = zip(*(values.tolist() for values in per_class), strict=True)
-    counted, aucs = averaged(names), {}
-    seen = [i for i in counted if i in labels or i in predictions] or counted
+    seen, aucs = averaged(names, labels, predictions), {}
     precision, recall, f1 = (float(values[seen].mean()) for values in per_class[:3])
     if confusion.any(axis=1).all():
-        aucs = {i: roc_auc_score(labels == i, probabilities[:, i]) for i in counted}
+        aucs = {i: roc_auc_score(labels == i, probabilities[:, i]) for i in seen}
     bins = reliability_bins(probabilities, labels)
     gaps = [n * abs(accuracy - confidence) for confidence, accuracy, n in bins]
     return {
@@ -74,11 +75,11 @@ def temperature(logits, labels):
     return minimize_scalar(loss, bounds=(0.1, 10)).x
 
 
-def metric_intervals(confusion, averaged, aucs):
+def metric_intervals(confusion, seen, aucs):
     """95%: {"accuracy": (low, high), "f1": ..., "roc_auc": ... or None}. aucs: {class id: area}."""
     hits, true = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist()
-    counted, total = (confusion.sum(axis=0) + true).tolist(), sum(true)
-    f1s = [intervals.f1(hits[i], counted[i] - 2 * hits[i]) for i in averaged]
+    sums, total = (confusion.sum(axis=0) + true).tolist(), sum(true)
+    f1s = [intervals.f1(hits[i], sums[i] - 2 * hits[i]) for i in seen]
     areas = [intervals.roc_auc(auc, true[i], total - true[i]) for i, auc in aucs.items()]
     return {
         "accuracy": intervals.wilson(sum(hits), total),

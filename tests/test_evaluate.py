@@ -302,6 +302,27 @@ def test_reviews_that_the_model_was_trained_on_are_counted(tmp_path, trained, re
     assert seen("c") == seen("d", dataset_name=path) == []
 
 
+def test_both_f1s_are_of_the_same_classes(tmp_path, trained, reviews):
+    """The other model gives a third class to some reviews; its F1 does not count."""
+    names = ["negative", "neutral", "positive"]
+    other = with_classes(tmp_path / "other", trained, names, order=(0, 1, 1))
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(other)
+    torch.manual_seed(5)
+    network.classifier.reset_parameters()
+    network.save_pretrained(other)
+    call(trained, compare_to=other, output_dir=tmp_path / "scored")
+    found = tiny.read(tmp_path / "scored", "metrics.json")["compared_to"]["other"]
+    rows = tiny.reviews(20, seed=2)
+    classify = transformers.pipeline("text-classification", model=str(other), device="cpu")
+    answers = [answer["label"] for answer in classify([text for text, _ in rows])]
+    labels = [label for _, label in rows]
+    pairs = list(zip(labels, answers, strict=True))
+    assert set(answers) == set(names)
+    f1 = 2 * pairs.count(("positive", "positive")) / (labels + answers).count("positive")
+    assert found["f1"] == pytest.approx(f1)
+    assert found["accuracy"] == sum(label == answer for label, answer in pairs) / 20
+
+
 def test_predictions_of_swapped_classes_are_translated(tmp_path, trained, reviews):
     other = with_classes(tmp_path / "other", trained, ["Positive", "NEGATIVE"], order=(1, 0))
     call(trained, compare_to=other, output_dir=tmp_path / "scored")

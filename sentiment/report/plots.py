@@ -78,7 +78,7 @@ def confusion(axes, scores, *_):
 
 
 def curves(axes, scores, probabilities, labels, _):
-    for i in [i for i in shown(scores) if i in averaged(scores["labels"])]:
+    for i in averaged(scores["labels"], shown(scores)):
         is_class, name = labels == i, some([scores["labels"][i]])
         if len(is_class.unique()) == 2:  # no curve without both kinds
             for display, ax in zip((RocCurveDisplay, PrecisionRecallDisplay), axes, strict=True):
@@ -97,11 +97,11 @@ def reliability(axes, scores, probabilities, labels, _):
 
 
 def training(axes, scores, probabilities, labels, log):
-    curves = {}
+    lines = {}
     for entry in log:
         scores = entry.get("eval", {"split": "training", **entry})
-        curves.setdefault(scores["split"], []).append((entry["step"], scores["loss"]))
-    for split, curve in curves.items():
+        lines.setdefault(scores["split"], []).append((entry["step"], scores["loss"]))
+    for split, curve in lines.items():
         style = "." if split == "training" else "o-"
         axes.plot(*zip(*curve, strict=True), style, label=split, alpha=0.5)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
