@@ -148,12 +148,13 @@ def load_split(settings, split, known=()):
 
 
 def choose_columns(settings, there, where):
-    """([text columns], label column), all of them there. Raises UserError."""
+    """([text columns], label column), all there. Raises UserError."""
     text, label = settings.text_column, settings.label_column
     texts = of_text(text, there)
     wanted = {f"--text_column {text}": texts, f"--label_column {label}": [label]}
     if wrong := [flag for flag, names in wanted.items() if not set(names) <= set(there)]:
-        raise UserError(f"{' and '.join(wrong)}: {where} has columns {rules.some(there, 20)}")
+        found = f"{rules.some(there, 20)} (CSV: its first line)"
+        raise UserError(f"{' and '.join(wrong)}: {where} has columns {found}")
     return texts, label
 
 

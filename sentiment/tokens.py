@@ -18,7 +18,7 @@ from sentiment import files
 from sentiment.errors import Stopped
 
 LARGE = 10_000  # reviews; more are tokenized into a file, and run.json does not list their rows
-BAR = {"unit": " reviews", "delay": 5, "mininterval": 5}  # tqdm's options for long loops
+BAR = {"unit": " reviews", "delay": 5, "mininterval": 5}  # for tqdm
 
 
 class Tokens(Sequence):
