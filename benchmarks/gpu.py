@@ -108,8 +108,8 @@ def ours(folder, peak):
             _, free, _ = measure(own, folder, *given)
         after = measure(own, folder, *given)
         rate, late, memory = ((a + b) / 2 for a, b in zip(before, after, strict=True))
-        launches, milliseconds = kernels(folder, *given)
-        more = f"{launches:,.0f}", f"{milliseconds:.1f}", f"{1 - late / free:.1%}"
+        count, milliseconds = kernels(folder, *given)
+        more = f"{count:,.0f}", f"{milliseconds:.1f}", f"{1 - late / free:.1%}"
         training_row("train.py", *given, peak, rate, late, memory, *more)
 
 
@@ -128,7 +128,9 @@ def own(folder, attention, batch, reviews=0):
 
 
 def kernels(folder, attention, batch):
-    """(launches, milliseconds of kernels) a step, copies included, in the loop of a short run."""
+    """(kernels, their milliseconds) a step, in the loop of a short run: copies, scoring and kernels
+    within a CUDA graph included.
+    """
     loop, seen = train.train, torch.profiler.profile(activities=[ProfilerActivity.CUDA])
 
     def watched(*given):
@@ -139,9 +141,9 @@ def kernels(folder, attention, batch):
         steps = len(own(folder, attention, batch, reviews=20 * batch))
     cuda = torch.autograd.DeviceType.CUDA
     found = [e for e in seen.key_averages() if e.device_type == cuda and not e.is_user_annotation]
-    launches = sum(event.count for event in found)
+    count = sum(event.count for event in found)
     microseconds = sum(event.self_device_time_total for event in found)
-    return launches / steps, microseconds / steps / 1000
+    return count / steps, microseconds / steps / 1000
 
 
 def resume(folder, _):
@@ -227,19 +229,20 @@ def main():
         def run_parts(*names):
             for name in names:
                 argv = [sys.executable, __file__, "--part", name, folder, str(peaks[precision])]
-                process = subprocess.Popen(argv, start_new_session=True)
-                try:
-                    if code := process.wait(max(1, end - time.monotonic())):
-                        row(name, f"failed with exit code {code}")
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-                    row(name, f"not finished after {ALL_SECONDS} s")
+                with subprocess.Popen(argv, start_new_session=True) as process:
+                    try:
+                        if code := process.wait(max(1, end - time.monotonic())):
+                            row(name, f"failed with exit code {code}")
+                    except subprocess.TimeoutExpired:
+                        row(name, f"not finished after {ALL_SECONDS} s")
+                    finally:  # after Ctrl-C, too
+                        if process.poll() is None:
+                            os.killpg(process.pid, signal.SIGKILL)
 
         peak = f"of the {speed.PRECISIONS[precision]} peak"
         rates = f"real tokens/s ({peak})", "in the second half"
         names = "training", "attention dropout", "batch size", *rates, "GB"
-        more = "kernel launches/step", "kernel ms/step", "cost of determinism"
+        more = "kernels/step", "kernel ms/step", "cost of determinism"
         if args.only in (None, "training"):
             header(*names, *more)
             run_parts("train.py", "plain loop", "Trainer", "Trainer with cuDNN attention")

@@ -58,10 +58,11 @@ class Job:
     def __init__(self, *argv, cache):
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache)}
         self.started, self.peaks = time.perf_counter(), {}
+        env |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}  # two cannot share a GPU
         self.process = subprocess.Popen(
             [sys.executable, *map(str, argv)],
             cwd=ROOT,
-            env=env | {"PYTHONPATH": str(ROOT)},
+            env=env,
             stdout=sys.stderr,
         )
         self.watcher = threading.Thread(target=self.watch, daemon=True)

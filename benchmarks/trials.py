@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # processes cannot share a GPU
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # processes cannot share a GPU
 
 import torch  # noqa: E402
 

@@ -4,6 +4,7 @@
 # its weights must be those of an undisturbed job. Needs root, and slurm-wlm and munge (apt-get install slurm-wlm munge).
 # Run it in the project's folder:   VENV=.venv bash cluster/try_slurm.sh
 set -euo pipefail
+export CUDA_VISIBLE_DEVICES=  # processes cannot share a GPU
 for tool in slurmctld slurmd munged sbatch; do
     command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
 done

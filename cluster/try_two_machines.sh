@@ -3,6 +3,7 @@
 # accelerate launch, and compare the losses with those of one process. Needs root and iproute2; removes what it made.
 # Run it in the project's folder:   VENV=.venv bash cluster/try_two_machines.sh
 set -euo pipefail
+export CUDA_VISIBLE_DEVICES=  # processes cannot share a GPU
 command -v ip >/dev/null || { echo "ip is missing: apt-get install iproute2" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "needs root, to create network namespaces" >&2; exit 2; }
 source "${VENV:-.venv}/bin/activate"
