@@ -553,6 +553,19 @@ def test_diverging_weights_are_a_one_line_error(tmp_path, distilbert, reviews, r
     failing(distilbert, reviews, tmp_path / "run", refusal, learning_rate=1e38, **size)
 
 
+@pytest.mark.parametrize("name", ["evaluations/mine.txt", "trackers/mine.txt", "training.png"])
+def test_a_folder_with_what_a_run_would_replace_is_refused(
+    name, tmp_path, distilbert, reviews, refusal
+):
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    given = {"model_name_or_path": distilbert, "dataset_name": reviews}
+    line = refusal(script.main, tiny.flags(**given, output_dir=tmp_path / "run"))
+    assert f"already holds {name.split('/')[0]};" in line
+    assert mine.read_text() == "mine"
+
+
 def test_a_used_folder_is_refused_or_replaced_entirely(
     tmp_path, distilbert, bert, reviews, refusal
 ):

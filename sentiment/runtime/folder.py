@@ -16,9 +16,11 @@ from sentiment.errors import Stopped, UserError, first_line
 from sentiment.run import Run
 from sentiment.runtime.log import read_log
 
-RECORDS = ("status.json", "run.json", "log.jsonl", "metrics.json", "README.md", "predictions.csv")
 PICTURES = ("confusion.png", "curves.png", "reliability.png", "training.png")
-MODEL = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+# Beside status.json; cleared in this order.
+CONTENT = (checkpoint.FOLDER, "trackers", "evaluations", "run.json", "log.jsonl", "metrics.json")
+CONTENT += ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+CONTENT += ("README.md", "predictions.csv", *PICTURES)
 FINISHED = -1
 NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP  # of some network file systems
 
@@ -27,7 +29,7 @@ def check(args):
     """train.py's --output_dir. Raises UserError if the run may not write there."""
     folder = Path(args.output_dir)
     check_writable(folder)
-    held = [name for name in (checkpoint.FOLDER, *RECORDS, *MODEL) if (folder / name).exists()]
+    held = [name for name in ("status.json", *CONTENT) if (folder / name).exists()]
     run = "status.json" in held or checkpoint.paths(folder)
     if held and not (args.overwrite_output_dir or (args.resume and run)):
         resume = "--resume or " if run else ""
@@ -111,10 +113,10 @@ def open_run(run, accelerator):
 def clear(folder, step):
     """Clear the folder for a new run, or truncate the log to a resumed `step`."""
     if not step:
-        for name in (checkpoint.FOLDER, "trackers", "evaluations", *RECORDS[1:], *MODEL, *PICTURES):
+        for name in CONTENT:
             files.remove(folder / name)
         return
-    # The evaluation after this step is made again.
+    # Up to `step`; its evaluation is made again.
     kept = [entry for entry in read_log(folder) if entry["step"] < step + ("loss" in entry)]
     files.write_text(folder / "log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in kept))
 
