@@ -96,8 +96,8 @@ def write(path, tensors, state):
 def load(run, step, accelerator, classifier, optimizer):
     """Restore the state after `step` steps. Every rank reads the file. Raises RunError.
 
-    Returns (this rank's token budget: the saved one, or the least if the world size differs, or the
-    flag if it changed; run.history).
+    Returns (token budget: the flag if it changed, else this rank's saved one, or the least if the
+    world size differs; run.history).
     """
     asked = run.settings["max_tokens_per_device"]
     if not step:

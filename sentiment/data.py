@@ -73,10 +73,10 @@ class Reviews(Sequence):
 
     def without(self, others):
         """Those whose text is not among `others`. Compares hashes first, to save memory."""
-        found = numpy.isin(self.hashes, others.hashes)
-        known = set(self.at(found)).intersection(others)
-        found[found] = [text in known for text in self.at(found)]
-        return self.at(~found)
+        drop = numpy.isin(self.hashes, others.hashes)
+        known = set(self.at(drop)).intersection(others)
+        drop[drop] = [text in known for text in self.at(drop)]
+        return self.at(~drop)
 
     def sample(self, size, seed, at_least=0):
         """`size` of the reviews by `stratified`, or all of them for 0."""

@@ -12,7 +12,7 @@ class Gradients:
 
     def __init__(self, accelerator, parameters):
         self.accelerator, self.parameters = accelerator, parameters
-        # It makes new gradients instead: 1% faster, 0.2 GB less.
+        # Then backward makes new ones: 1% faster, 0.2 GB less.
         self.alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         sizes = [] if self.alone else [parameter.numel() for parameter in parameters]
         self.all = torch.zeros(sum(sizes) + 2, device=accelerator.device)

@@ -1,4 +1,4 @@
-"""Steps are checked and logged one late on a GPU, which computes the next one meanwhile."""
+"""On a GPU, steps are checked and logged one step late, while it computes the next."""
 
 import math
 import time
