@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import scipy.stats
 import torch
+from joblib import cpu_count
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import train
@@ -144,7 +145,7 @@ def train_variant(args, tricks):
         tokens.encode_reviews(tokenizer, each, {name: i for i, name in enumerate(labels)})
         for each in (reviews["train"], reviews["eval"])
     )
-    packing.install(classifier.to(accelerator.device), precision)
+    packing.install(device.place(classifier, accelerator.device), precision)
 
     size, batch_size = len(train_set.ids), args.train_batch_size
     steps_per_epoch = math.ceil(size / batch_size)
@@ -211,7 +212,7 @@ def run(job):
     folder, model, variant, seed = job
     argv, tricks = parse(variant)
     folder = f"{folder}/{count_of(variant)}"
-    threads = max(1, os.cpu_count() // JOBS)
+    threads = max(1, min(cpu_count(), device.quota()) // JOBS)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # set_up would take all cores
     torch.set_num_threads(threads)
     device.set_up(device.pick_device())

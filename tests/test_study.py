@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import tiny
@@ -63,6 +64,14 @@ def test_only_the_last_layers_are_reset(classifier):
     assert all("layer.1." in name for name in changed)
 
 
+@pytest.mark.parametrize(("tricks", "kept"), [({}, "dull"), ({"tail": True}, "superb")])
+def test_one_end_of_a_long_review_is_read(distilbert, tricks, kept):
+    args = Namespace(model_name_or_path=distilbert, attention_dropout=None, max_length=8, seed=0)
+    tokenizer, _ = study.load(args, tricks, ["negative", "positive"])
+    ids = tokenizer("dull " * 10 + "superb " * 10, truncation=True)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids)[1:-1] == [kept] * 6
+
+
 @pytest.mark.slow
 def test_an_interrupted_study_continues(distilbert, tmp_path):
     files = [
@@ -71,7 +80,7 @@ def test_an_interrupted_study_continues(distilbert, tmp_path):
     ]
     results, variants = (
         tmp_path / "results.jsonl",
-        ["num_train_epochs=1", "num_train_epochs=1+average=0.5+tail"],
+        ["num_train_epochs=2", "num_train_epochs=2+average=0.5+tail"],
     )
     argv = [
         sys.executable,
@@ -89,5 +98,5 @@ def test_an_interrupted_study_continues(distilbert, tmp_path):
     assert sorted((row["variant"], row["seed"]) for row in rows) == [
         (v, seed) for v in variants for seed in (1, 2)
     ]
-    assert all(0 <= row["accuracy"] <= 1 for row in rows)
+    assert len({row["calibration_error"] for row in rows}) == 4
     assert done.stdout.count("\n") == 4
