@@ -70,21 +70,23 @@ submit_long() { # NAME TIME_LIMIT: prints the job's number
     sbatch --parsable --time "$2" --signal USR1@20 --output "$work/job-$1.out" --ntasks-per-node 2 --cpus-per-task 1 \
         cluster/train.sbatch "${long[@]}" --output_dir "$out/$1"
 }
-steps() { cat "$out/disturbed/log.jsonl" 2>/dev/null | wc -l; }
-wait_for() { # UPDATES that were logged
-    until [ "$(steps)" -ge "$1" ]; do sleep 0.5; done
+lines() { cat "$out/disturbed/log.jsonl" 2>/dev/null | wc -l; }
+runs() { [ -n "$(squeue -h -j "$1" 2>/dev/null)" ]; } # JOB
+wait_for() { # JOB LINES in its log
+    until [ "$(lines)" -ge "$2" ]; do
+        runs "$1" || { cat "$work/job-disturbed.out" >&2; exit 1; }
+        sleep 0.5
+    done
 }
-wait_for_end() { # JOB
-    while [ -n "$(squeue -h -j "$1" 2>/dev/null)" ]; do sleep 1; done
-}
+wait_for_end() { while runs "$1"; do sleep 1; done; } # JOB
 wait_for_end "$(submit_long undisturbed 30)"
 job=$(submit_long disturbed 30)
-wait_for 200
+wait_for "$job" 200
 scancel "$job"
 wait_for_end "$job"
 grep preempted "$out/disturbed/status.json"
 job=$(submit_long disturbed 1)
-wait_for 400
+wait_for "$job" 400
 scontrol requeue "$job"
 wait_for_end "$job"
 cat "$work/job-disturbed.out"

@@ -11,8 +11,10 @@ source "${VENV:-.venv}/bin/activate"
 work=$(mktemp -d)
 made=()
 stop() {
-    kill $(jobs -p) 2>/dev/null || true
-    for machine in "${made[@]}"; do ip netns del "$machine"; done
+    for machine in "${made[@]}"; do
+        ip netns pids "$machine" | xargs -r kill || true
+        ip netns del "$machine"
+    done
     rm -rf "$work"
 }
 trap stop EXIT
