@@ -56,9 +56,7 @@ def save(run, step, max_tokens, accelerator, classifier, optimizer):
 
     OSError or RunError, for example on a full disk, leaves the earlier ones.
     """
-    budgets = torch.zeros(accelerator.num_processes, dtype=torch.int64, device=accelerator.device)
-    budgets[accelerator.process_index] = max_tokens
-    budgets = distributed.all_reduce(accelerator, budgets).tolist()
+    budgets = distributed.gather(accelerator, max_tokens)
     if accelerator.is_main_process and not paths(run.folder, step):
         tensors = {}
         for name, parameter in classifier.named_parameters():
@@ -94,10 +92,9 @@ def write(path, tensors, state):
 
 
 def load(run, step, accelerator, classifier, optimizer):
-    """Restore the state after `step` steps. Every rank reads the file. Raises RunError.
+    """Restore the state after `step` steps; every rank reads the file. Raises RunError.
 
-    Returns (token budget: the flag if it changed, else this rank's saved one, or the least if the
-    world size differs; run.history).
+    Returns (this rank's token budget, run.history).
     """
     asked = run.settings["max_tokens_per_device"]
     if not step:
@@ -108,7 +105,7 @@ def load(run, step, accelerator, classifier, optimizer):
     state, parameters = header(path), dict(classifier.named_parameters())
     tensors = parameters | dict(classifier.named_buffers())
     with safe_open(path, "pt") as file, torch.no_grad():
-        for key in file.keys():  # noqa: SIM118 (it is no dictionary)
+        for key in file.offset_keys():
             part, name, *rest = key.split("/")
             if part == "model":
                 tensors[name].copy_(file.get_tensor(key))
@@ -117,6 +114,9 @@ def load(run, step, accelerator, classifier, optimizer):
                 optimizer.state[parameters[name]][rest[0]] = value
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(state["scaler"])
-    budgets, rank = state["max_tokens"], accelerator.process_index
-    budget = budgets[rank] if len(budgets) == accelerator.num_processes else min(budgets)
-    return budget if asked == state["asked"] else asked, state["history"]
+    budgets, history = state["max_tokens"], state["history"]
+    if asked != state["asked"]:
+        return asked, history  # another flag
+    if len(budgets) != accelerator.num_processes:
+        return min(budgets), history
+    return budgets[accelerator.process_index], history

@@ -13,39 +13,40 @@ begun = Counter(collectives=0, passes=0)  # of this rank, for runtime/watch.py
 @contextmanager
 def main_process_first(accelerator):
     """The main process runs the block before the others; it may download what they then find."""
-    first = accelerator.is_main_process
-    if not first:
+    if accelerator.is_main_process:
+        yield
         barrier(accelerator)
-    yield
-    if first:
+    else:
         barrier(accelerator)
+        yield
 
 
-@contextmanager
-def peer_lost():
+def all_reduce(accelerator, tensor):
+    """Sum a tensor over all ranks, in place. Returns it."""
     begun["collectives"] += 1
     try:
-        yield
+        if accelerator.num_processes > 1:
+            torch.distributed.all_reduce(tensor)
     except RuntimeError as error:
         # This rank's own: CUDA errors are asynchronous.
         own = isinstance(error, torch.AcceleratorError) or "Cuda failure" in str(error)
         if own or is_out_of_memory(error):
             raise
         raise RunError("another process exited; see its output for the reason") from error
-
-
-@peer_lost()
-def barrier(accelerator):
-    accelerator.wait_for_everyone()
-
-
-@peer_lost()
-def all_reduce(accelerator, tensor):
-    """Sum a tensor over all ranks, in place. Returns it."""
-    if accelerator.num_processes > 1:
-        torch.distributed.all_reduce(tensor)
     return tensor
 
 
-def broadcast(accelerator, number):  # 0 on the others
-    return int(all_reduce(accelerator, torch.tensor(number, device=accelerator.device)))
+def gather(accelerator, number):
+    """The integers of all ranks."""
+    numbers = torch.zeros(accelerator.num_processes, dtype=torch.int64, device=accelerator.device)
+    numbers[accelerator.process_index] = number
+    return all_reduce(accelerator, numbers).tolist()
+
+
+def broadcast(accelerator, number):
+    """The main process's integer."""
+    return gather(accelerator, number)[0]
+
+
+def barrier(accelerator):
+    gather(accelerator, 0)  # Accelerate's own fails if each process sees one GPU alone

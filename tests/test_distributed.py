@@ -1,9 +1,11 @@
 """The number of processes does not change the result; launchers; processes that die."""
 
+import errno
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,16 +209,21 @@ def test_a_mistake_that_one_process_alone_meets_is_reported_by_it(monkeypatch, c
     assert capfd.readouterr().err.endswith("process 3: error: no such file\n")
 
 
+def opened(folder):
+    """`open_run` for a run in a folder, in one process."""
+    settings = {"overwrite_output_dir": False, "resume": False, "output_dir": folder}
+    settings |= {"model_name_or_path": "a model", "dataset_name": "reviews"}
+    run = SimpleNamespace(settings=settings, folder=folder, write=lambda folder: None)
+    run.identity = dict
+    alone = {"is_main_process": True, "num_processes": 1, "process_index": 0}
+    return run_folder.open_run(run, SimpleNamespace(**alone, device="cpu"))
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_ends_a_run_as_preempted_with_143(tmp_path, capfd, name):
     @script
     def main(argv):
-        settings = {"overwrite_output_dir": False, "resume": False, "output_dir": tmp_path / "run"}
-        settings |= {"model_name_or_path": "a model", "dataset_name": "reviews"}
-        given = {"settings": settings, "folder": tmp_path / "run"}
-        run = SimpleNamespace(**given, write=lambda folder: None)
-        accelerator = SimpleNamespace(is_main_process=True, num_processes=1, device="cpu")
-        with run_folder.open_run(run, accelerator):
+        with opened(tmp_path / "run"):
             os.kill(os.getpid(), getattr(signal, name))
             time.sleep(10)
 
@@ -225,6 +232,19 @@ def test_a_signal_ends_a_run_as_preempted_with_143(tmp_path, capfd, name):
     assert stop.value.code == 143
     assert f"stopped by {name}" in capfd.readouterr().err
     assert tiny.read(tmp_path / "run", "status.json")["status"] == "preempted"
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
+    def write_status(*args, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def failing():
+        with opened(tmp_path / "run"):
+            monkeypatch.setattr(run_folder, "write_status", write_status)
+            raise RunError("diverged")
+
+    with pytest.raises(RunError, match="diverged"):
+        failing()
 
 
 @pytest.mark.slow
@@ -420,7 +440,10 @@ def children(pid):
 
 @pytest.mark.slow
 def test_gradients_take_one_all_reduce_per_step(tmp_path, without_dropout, reviews):
-    """It includes loss and stop flag. Each evaluation and each checkpoint takes one more."""
+    """It includes loss and stop flag. Each evaluation takes one more, each checkpoint two. NCCL's
+    barrier would need a GPU with the number of the local rank: there is none if each process sees
+    one GPU alone.
+    """
     code = """
 import json, sys, accelerate, torch, train
 calls, reduce = [], torch.distributed.all_reduce
@@ -429,7 +452,7 @@ def counting(tensor, *args):
     calls.append(tensor.numel())
     return reduce(tensor, *args)
 
-torch.distributed.all_reduce = counting
+torch.distributed.all_reduce, torch.distributed.barrier = counting, None
 train.main(sys.argv[1:])
 if accelerate.PartialState().is_main_process:
     print(json.dumps(calls))
@@ -446,9 +469,42 @@ if accelerate.PartialState().is_main_process:
     done = tiny.process(*launcher, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
     assert done.returncode == 0, done.stderr
     calls = json.loads(done.stdout.splitlines()[-1])
-    assert len(calls) == 1 + 12 + 2 + 2  # the first one says where to begin
+    assert len(calls) == 3 + 12 + 2 + 4
     assert calls.count((20 + 1) * 2) == 2  # logits of the 20 test reviews, and the stop flag
-    assert calls.count(2) == 2  # the processes' token budgets
+    # An integer of each process: after loading, digests of settings and data, where to begin; the
+    # token budgets in a checkpoint, and after it.
+    assert calls.count(2) == 3 + 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["data", "model", "seed", "no data"])
+def test_processes_that_differ_leave_an_earlier_run_as_it_is(
+    tmp_path, without_dropout, distilbert, reviews, other
+):
+    """The second process reads other files, as on a machine with an old copy."""
+    rows = (reviews / "train.csv").read_text(encoding="utf-8").splitlines()
+    copy = shutil.copytree(reviews, tmp_path / "copy")
+    (copy / "train.csv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n", encoding="utf-8")
+    changed = {
+        "data": {"dataset_name": copy},
+        "model": {"model_name_or_path": distilbert},
+        "seed": {"seed": 2},
+        "no data": {"dataset_name": tmp_path / "nothing"},
+    }
+    code = "import os, sys, train\n"
+    code += "train.main(sys.argv[2:] + sys.argv[1].split() * (os.environ['RANK'] == '1'))\n"
+    (tmp_path / "differing.py").write_text(code)
+    folder = tiny.train(without_dropout, reviews, tmp_path / "run", **PLAIN)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "output_dir": folder}
+    argv = [*tiny.flags(**given, mixed_precision="no", **PLAIN), "--overwrite_output_dir"]
+    start = [*TORCHRUN, "--nproc-per-node", 2, tmp_path / "differing.py"]
+    words = " ".join(map(str, tiny.flags(**changed[other])))
+    done = tiny.process(*start, words, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
+    assert done.returncode == 1
+    reason = "no such file" if other == "no data" else "the processes differ in flags, data, model"
+    assert reason in done.stderr
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the script needs bash")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+import zlib
 from argparse import Namespace
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -77,6 +78,9 @@ def open_run(run, accelerator):
 
     status.json says how the block ended. UserError or RunError: the run cannot start or resume.
     """
+    digests = distributed.gather(accelerator, zlib.crc32(repr(run.identity()).encode()))
+    if len(set(digests)) > 1:  # else they would train different models
+        raise UserError("the processes differ in flags, data, model or precision")
     if not accelerator.is_main_process:
         yield distributed.broadcast(accelerator, 0)
         return
@@ -104,7 +108,8 @@ def open_run(run, accelerator):
             yield distributed.broadcast(accelerator, step)
         except BaseException as error:
             status = "preempted" if isinstance(error, Stopped) else "failed"
-            write_status(folder, status, reason=first_line(error))
+            with suppress(OSError):  # `error` says more than a full disk
+                write_status(folder, status, reason=first_line(error))
             raise
         write_status(folder, "finished")
         files.remove(folder / checkpoint.FOLDER)  # last: a killed run is finished or can resume
