@@ -46,6 +46,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
     max_tokens = max_tokens or token_budget(model)
     if model.device.type != "cpu":
         max_tokens *= 4  # without a backward pass, activations are freed
+    max_tokens = min(max_tokens, getattr(model, "fitting_tokens", max_tokens))
     order, rows = [], [torch.empty(0, model.config.num_labels, device=model.device)]
     remaining = set(range(len(ids)))
     # around all passes: weights are cast once
@@ -60,7 +61,7 @@ def logits(model, ids, precision, advance=lambda count: None, max_tokens=None):
                     advance(len(group))
             except RuntimeError as error:
                 longest = max(len(ids[i]) for i in remaining)
-                max_tokens = recover(error, max_tokens, longest)
+                model.fitting_tokens = max_tokens = recover(error, max_tokens, longest)
     result = torch.cat(rows).cpu()[torch.tensor(order).argsort()]
     if not torch.isfinite(result).all():
         raise RunError("the logits are not finite: the weights are damaged, or training diverged")
@@ -86,7 +87,6 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
             raise Stopped(stop)
         chunks.append(rows[:-1])
         bar.update(len(chunk))
-    bar.close()
     return torch.cat(chunks)
 
 

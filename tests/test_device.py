@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -167,6 +168,26 @@ def test_every_message_of_memory_that_ran_out_halves_the_budget(message, monkeyp
         inference.recover(raised.value, 199, 200)
     [line] = capfd.readouterr().err.splitlines()
     assert line == "out of memory: continuing with at most 150 tokens per pass"
+
+
+def test_a_budget_that_fits_holds_for_all_later_passes(capfd):
+    """evaluate.py and predict.py compute logits chunk by chunk."""
+
+    class Model(torch.nn.Module):
+        config = SimpleNamespace(num_labels=2, _attn_implementation="eager")
+        device, pad_token_id = torch.device("cpu"), 0
+
+        def forward(self, input_ids, attention_mask):
+            if input_ids.numel() > 50:
+                raise RuntimeError("CUDA out of memory")
+            return SimpleNamespace(logits=torch.zeros(len(input_ids), 2))
+
+    model, ids = Model(), [torch.ones(9, dtype=torch.int64)] * 20
+    for _ in range(3):
+        assert inference.logits(model, ids, "no", max_tokens=160).shape == (20, 2)
+    assert capfd.readouterr().err.splitlines() == [
+        f"out of memory: continuing with at most {tokens} tokens per pass" for tokens in (80, 40)
+    ]
 
 
 def test_another_error_is_raised_as_it_is():
