@@ -364,8 +364,8 @@ def compute(models, run, reviews, training):
 def compare(model, predictions):
     """Scores of other predictions [N], ids of the model's classes or -1, for metrics.json.
 
-    f1: averaged over the same classes as the model's; difference: the model's accuracy minus
-    theirs; disagreements: in so many reviews.
+    f1: averaged by the same rule as the model's; difference: the model's accuracy minus theirs;
+    disagreements: in so many reviews.
     """
     n, labels, ours = len(model.labels), model.labels, model.logits.argmax(dim=1)
     right, other_right = ours == labels, predictions == labels

@@ -33,10 +33,10 @@ def score(logits, labels, names):
     probabilities = logits.softmax(dim=1)
     predictions = probabilities.argmax(dim=1)
     confusion = confusion_matrix(labels, predictions, labels=ids)
-    per_class = class_scores(labels, predictions, labels=ids, zero_division=0)
-    rows = zip(*(values.tolist() for values in per_class), strict=True)
+    rates = class_scores(labels, predictions, labels=ids, zero_division=0)[:3]
+    rows = zip(*(values.tolist() for values in (*rates, confusion.sum(axis=1))), strict=True)
     seen, aucs = averaged(names, labels, predictions), {}
-    precision, recall, f1 = (float(values[seen].mean()) for values in per_class[:3])
+    precision, recall, f1 = (float(values[seen].mean()) for values in rates)
     if confusion.any(axis=1).all():
         aucs = {i: roc_auc_score(labels == i, probabilities[:, i]) for i in seen}
     bins = reliability_bins(probabilities, labels)

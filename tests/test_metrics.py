@@ -94,9 +94,17 @@ def test_a_class_without_reviews_has_no_auc_and_keeps_its_row():
     assert "a class has no review" in table(scores)
 
 
+def test_counts_are_integers_even_if_no_prediction_is_right():
+    scores = metrics.score(binary([0.9, 0.8, 0.7]), [0, 0, 0], NAMES)
+    counts = [each["reviews"] for each in scores["per_class"].values()]
+    assert counts == [3, 0]
+    assert all(isinstance(count, int) for count in counts)
+
+
 def test_macro_averages_skip_a_class_without_reviews_and_predictions():
     scores = metrics.score(logits_of(PROBABILITIES[:4]), [0, 0, 1, 1], ["low", "middle", "high"])
-    assert scores["f1"] == pytest.approx(sum(row["f1"] for row in scores["per_class"].values()) / 2)
+    assert scores["confusion_matrix"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert scores["f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
 def test_the_table_shows_the_numbers():
