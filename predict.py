@@ -321,7 +321,7 @@ def find_columns(column, there, where):
     """--text_column as a list of columns that are there. Raises UserError."""
     if set(names := columns.of_text(column, there)) <= set(there):
         return names
-    found = f"{some(there, 20) or 'none'} (CSV: its first line)"
+    found = f"{some(there, 20) or 'none'} (CSV: its first line; JSON: each object's keys)"
     raise UserError(f"--text_column {column}: {where} has columns {found}")
 
 

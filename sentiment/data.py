@@ -2,8 +2,6 @@
 
 import functools
 import hashlib
-import heapq
-import itertools
 import json
 import math
 import random
@@ -72,11 +70,8 @@ class Reviews(Sequence):
         return numpy.fromiter(map(hash, self), numpy.int64, len(self))
 
     def without(self, others):
-        """Those whose text is not among `others`. Compares hashes first, to save memory."""
-        drop = numpy.isin(self.hashes, others.hashes)
-        known = set(self.at(drop)).intersection(others)
-        drop[drop] = [text in known for text in self.at(drop)]
-        return self.at(~drop)
+        """Those whose text is not among `others`, by hashes of 64 bits, to save memory."""
+        return self.at(~numpy.isin(self.hashes, others.hashes))
 
     def sample(self, size, seed, at_least=0):
         """`size` of the reviews by `stratified`, or all of them for 0."""
@@ -103,9 +98,8 @@ class Reviews(Sequence):
     def summary(self):
         """For example "100 reviews (negative: 50, positive: 50)"."""
         counts = sorted(Counter(self.labels).items())
-        classes = [f"{rules.some([label])}: {count:,}" for label, count in counts]
-        more = [f"{len(counts) - 10:,} more classes"] * (len(counts) > 10)
-        return f"{len(self):,} reviews ({', '.join(classes[:10] + more)})"
+        classes = rules.some([f"{label}: {count:,}" for label, count in counts], 10)
+        return f"{len(self):,} reviews ({classes})"
 
 
 def load_split(settings, split, known=()):
@@ -148,12 +142,12 @@ def load_split(settings, split, known=()):
 
 
 def choose_columns(settings, there, where):
-    """([text columns], label column), all there. Raises UserError."""
+    """([text columns], label column), all there."""
     text, label = settings.text_column, settings.label_column
     texts = of_text(text, there)
     wanted = {f"--text_column {text}": texts, f"--label_column {label}": [label]}
     if wrong := [flag for flag, names in wanted.items() if not set(names) <= set(there)]:
-        found = f"{rules.some(there, 20)} (CSV: its first line)"
+        found = f"{rules.some(there, 20)} (CSV: its first line; JSON: each object's keys)"
         raise UserError(f"{' and '.join(wrong)}: {where} has columns {found}")
     return texts, label
 
@@ -164,10 +158,11 @@ def values(column):
 
 
 def as_texts(column, where):
-    first = next((value for value in values(column) if value is not None), "")
-    if not isinstance(first, str) or isinstance(column.type, MIXED):
-        found = rules.some([repr(first)])
-        raise UserError(f"{where}: texts must all be strings, unlike {found}; see --text_column")
+    mixed = isinstance(column.type, MIXED)  # each value is in JSON
+    others = (x for x in values(column) if x is not None and not (mixed and x[0] == '"'))
+    if not isinstance(first := next(others, ""), str) or mixed:
+        way = "see --text_column (JSON: an object for each review)"
+        raise UserError(f"{where}: texts must be strings, unlike {rules.some([str(first)])}; {way}")
     return column.cast(pyarrow.large_string())
 
 
@@ -194,17 +189,13 @@ def stratified(labels, size, seed, at_least=0):
     """
     if size >= len(labels):
         return numpy.arange(len(labels))
-    members = pandas.Series(labels).groupby(labels, sort=False).indices
-
-    def places(label):  # in the order in which they are given away
-        count = len(members[label])
-        return ((k >= at_least, -count / (2 * k + 1), label) for k in range(count))
-
-    merged = heapq.merge(*map(places, members), key=lambda place: place[:2])
-    shares = Counter(label for *_, label in itertools.islice(merged, size))
+    classes = pandas.Series(labels).groupby(labels, sort=False)
+    k, count = classes.cumcount(), classes.transform("size")
+    keys = classes.ngroup(), -count / (2 * k + 1), k >= at_least  # the last decides
+    shares = Counter(labels[numpy.lexsort(keys)[:size]])
     sample = [
         positions[random.Random(f"{seed}/{label}").sample(range(len(positions)), shares[label])]
-        for label, positions in members.items()
+        for label, positions in classes.indices.items()
     ]
     return numpy.sort(numpy.concatenate(sample))
 
@@ -242,9 +233,9 @@ def load_train_and_test(settings, selects=False):
         if dropped := len(reviews) - len(left[part]):
             report += [f"{reviews.split}: dropped {dropped:,} whose text is also scored"]
     if selects and not left.get("validation"):
-        need = "--load_best_model_at_end and --early_stopping_patience need a validation split"
-        way = f"give --validation_split_name, other than test; {source.describe(settings)}"
-        raise UserError(f"{name}: {need}; {way} ({'; '.join(report)})")
+        flags = "--load_best_model_at_end and --early_stopping_patience"
+        way = "need a validation split; give --validation_split_name, other than test"
+        raise UserError(f"{name}: {flags} {way}; {source.describe(settings)} ({'; '.join(report)})")
     if not left["train"]:
         raise UserError(f"{name}: no review is left in {split} ({'; '.join(report)})")
     left = {part: reviews for part, reviews in left.items() if reviews}

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 READABLE_NAMES = {"neg": "negative", "pos": "positive"}
-INTEGER = re.compile(r"^(-?[0-9]+)(\.0)?$")  # integers with nulls become floats
+INTEGER = re.compile(r"^(-?[0-9]+)([.,]0{1,2})?$")  # integers with nulls become floats
 
 
 def label_name(label):

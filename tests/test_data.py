@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import re
 from collections import Counter
 from fractions import Fraction
 
@@ -135,6 +136,30 @@ def test_classes_are_integers_by_value_or_strings_alphabetically(tmp_path, label
         _, found, classes, _ = load(tmp_path / f"train{kind}", rows)
         assert classes == names
         assert found == [label_rules.READABLE_NAMES.get(label, str(label)) for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"text": {"0": "good"}, "label": {"0": 1}}, "unlike {'0': 'good'}; see --text_column (JS"),
+        ({"data": [{"text": "good", "label": 1}]}, "has columns data (CSV: its first line; JSON: "),
+        ([{"text": "good", "label": 1}, {"text": 5, "label": 0}], "must be strings, unlike 5; see"),
+    ],
+)
+def test_json_of_another_layout_is_refused_with_a_hint(tmp_path, content, reason):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(reason)):
+        load(path)
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv"])
+def test_spellings_of_an_integer_are_one_class(tmp_path, kind):
+    """But not of a thousand."""
+    labels = ["2.0", "1.00", "2,0", "1,00", "1,000"]
+    path = tmp_path / f"train{kind}"
+    _, found, classes, _ = load(path, [(f"text {i}", label) for i, label in enumerate(labels)])
+    assert (found, classes) == (["2", "1", "2", "1", "1,000"], ["1", "1,000", "2"])
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet", ".csv"])

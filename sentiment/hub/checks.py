@@ -53,8 +53,8 @@ def contradictions(reviews):
         return []
     first, second = found.index[found == found.iloc[0]][:2]
     example = f"{some([reviews.text(first)])} (rows {first} and {second})"
-    count = f"{reviews.split}: {found.nunique():,} texts with different labels"
-    return [f"{count}, such as {example}"]
+    count = f"{found.nunique():,} texts with different labels"
+    return [f"{reviews.split}: {count}, such as {example}"]
 
 
 def respelled(column, codes, labels, read, label_map):

@@ -130,7 +130,8 @@ def read_files(paths):
         paths = [glob.escape(str(path)) for path in paths]
         rows = datasets.load_dataset(reader, data_files=paths, split="train", **options)
     if reader == "csv" and "__index_level_0__" in rows.column_names:
-        raise UserError(f"{path}: rows have more fields than the header (quote the texts)")
+        way = "quote texts, or drop the last separator"
+        raise UserError(f"{path}: rows have more fields than the header ({way})")
     return rows, str(path), note, None
 
 

@@ -1,7 +1,7 @@
 """Check a model's folder before a library reads it. Raises UserError.
 
-The libraries run no code and read no pickle, but could run out of memory or time, leave the folder,
-or ask a network.
+The libraries run no code and read no pickle, but could exhaust memory, leave the folder, or ask a
+network.
 """
 
 import json
@@ -20,7 +20,7 @@ REFUSED = ["adapter_config.json", "additional_chat_templates"]
 TOKENIZERS = ["tokenizer.json", "vocab.txt", "vocab.json"]  # one of them is needed
 FILES = [*JSON, *REFUSED, WEIGHTS, "vocab.txt", "merges.txt"]  # fetched from the Hub
 CONVERT = (
-    "if you trust this model, load it with transformers (and sentencepiece) and save_pretrained "
+    "if you trust it, load it with transformers (and sentencepiece) and save_pretrained "
     "writes that file; on the Hub, --revision refs/pr/N may have it"
 )
 SETTINGS = ["auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"]
@@ -90,7 +90,7 @@ def measure(path):
         if int.from_bytes(file.read(8), "little") > 10 * 2**20:
             raise ValueError("its header is too big")
     with safe_open(path, "pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        shapes = [file.get_slice(name).get_shape() for name in file.offset_keys()]
     return len(shapes), sum(map(math.prod, shapes))
 
 
