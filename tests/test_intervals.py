@@ -31,6 +31,37 @@ def test_wilson_gives_the_published_examples(successes, trials, low, high):
     assert intervals.wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
 
 
+def test_the_interval_of_f1_by_hand():
+    """81 hits and 182 errors: J has the first of the published intervals."""
+    low, high = 2 * 0.2553 / 1.2553, 2 * 0.3662 / 1.3662
+    assert intervals.f1(81, 182) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("area", [0.6, 0.8, 0.99])
+def test_limits_of_an_auc_are_196_standard_errors_away(area):
+    """By Hanley and McNeil's formula (1982), with Newcombe's N in place of m - 1 and n - 1."""
+    m, n = 30, 50
+    for limit in intervals.roc_auc(area, m, n):
+        q1, q2 = limit / (2 - limit) - limit**2, 2 * limit**2 / (1 + limit) - limit**2
+        variance = (limit * (1 - limit) + ((m + n) / 2 - 1) * (q1 + q2)) / (m * n)
+        assert abs(limit - area) == pytest.approx(1.959964 * variance**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "reviews", "low", "high"),
+    [
+        # Shares of 10 and 5 of 100: 0.05 -+ 1.959964 * sqrt((0.15 - 0.0025) / 100).
+        (9, 4, 98, -0.0252738, 0.1252738),
+        # 2 and 1 of 3: 1/3 -+ 1.0669, cut off at 1; and the other way round.
+        (1, 0, 1, -0.7335360, 1.0),
+        (0, 1, 1, -1.0, 0.7335360),
+    ],
+)
+def test_the_interval_of_a_paired_difference_by_hand(only_first, only_second, reviews, low, high):
+    found = intervals.paired_difference(only_first, only_second, reviews)
+    assert found == pytest.approx((low, high), abs=1e-6)
+
+
 def test_without_trials_the_interval_is_everything():
     assert intervals.wilson(0, 0) == (0, 1)
     assert intervals.f1(0, 0) == (0, 1)
