@@ -126,10 +126,9 @@ def load(args, tricks, labels):
     classifier, _ = pretrained(path, config=config, **model.LOADING)
     model.agree(tokenizer, classifier)
     model.truncate_at(args.max_length, tokenizer)
-    if "tail" in tricks:
-        tokenizer.truncation_side = "left"
     if "no_breaks" in tricks:
-        model.read_breaks_as_spaces(tokenizer)
+        tokenizer = model.for_reviews(tokenizer)
+    tokenizer.truncation_side = "left" if "tail" in tricks else "right"
     if "reinit" in tricks:
         reinitialise(classifier, tricks["reinit"])
     return tokenizer, classifier

@@ -41,12 +41,11 @@ def micro_batches(reviews, lengths, max_tokens, padded):
     groups, used = [], 0
     for review in sorted(reviews, key=lambda i: -lengths[i]):
         size = lengths[groups[-1][0]] if padded and groups else lengths[review]
-        if groups and used + size <= max_tokens:
-            groups[-1].append(review)
-            used += size
-        else:
-            groups.append([review])
-            used = lengths[review]
+        if not groups or used + size > max_tokens:
+            groups.append([])
+            used, size = 0, lengths[review]
+        groups[-1].append(review)
+        used += size
     return groups
 
 

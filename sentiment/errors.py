@@ -14,9 +14,9 @@ class RunError(Exception):
 
 
 class Stopped(BaseException):
-    """The job was asked to stop, for example by a scheduler. Exit code 143, or 130 for Ctrl-C.
+    """The job was asked to stop. Exit code 143, or 130 for Ctrl-C.
 
-    received: numbers of the signals, the first one decides; none if another process got them.
+    received: this process's signals, the first one decides; none if a peer got them.
     """
 
     def __init__(self, received=()):

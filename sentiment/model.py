@@ -47,20 +47,15 @@ def for_reviews(tokenizer):
     """The tokenizer, which now reads HTML breaks as spaces and truncates long texts on the left: a
     review's end tells more than its start (Sun et al. 2019).
     """
-    read_breaks_as_spaces(tokenizer)
-    names = "model_input_names", "model_max_length", "padding_side", "add_prefix_space"
-    kept = {name: getattr(tokenizer, name) for name in names} | tokenizer.special_tokens_map
-    backend = tokenizer.backend_tokenizer
-    # BertTokenizer and others would rebuild their normalizer on loading.
-    return PreTrainedTokenizerFast(tokenizer_object=backend, truncation_side="left", **kept)
-
-
-def read_breaks_as_spaces(tokenizer):
     backend = tokenizer.backend_tokenizer
     is_token = any("<br" in token for token in tokenizer.get_added_vocab())
     if not is_token and HTML_BREAKS not in str(backend.normalizer):  # train.py's models have it
         steps = normalizers.Replace(Regex(HTML_BREAKS), " "), backend.normalizer
         backend.normalizer = normalizers.Sequence(list(filter(None, steps)))
+    names = "model_input_names", "model_max_length", "padding_side", "add_prefix_space"
+    kept = {name: getattr(tokenizer, name) for name in names} | tokenizer.special_tokens_map
+    # BertTokenizer and others would rebuild their normalizer on loading.
+    return PreTrainedTokenizerFast(tokenizer_object=backend, truncation_side="left", **kept)
 
 
 def agree(tokenizer, classifier):

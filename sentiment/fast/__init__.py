@@ -1,4 +1,4 @@
-"""The same numbers, faster: an encoder that computes real tokens only.
+"""A faster encoder: it computes real tokens only.
 
     padded:  [CLS] a fine film [SEP]      packed:  [CLS] a fine film [SEP] [CLS] dull [SEP]
              [CLS] dull [SEP] --- ---
