@@ -26,6 +26,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from sentiment import data, distributed, files, inference, intervals, metrics, model, tokens
+from sentiment.columns import of_text
 from sentiment.errors import UserError
 from sentiment.fast import packing
 from sentiment.hub import access, source, trial
@@ -145,6 +146,8 @@ def load_reviews(args, run, now, differ):
         reviews = find_again(run, part, dataset, way)
         reviews.split = data.HELD_OUT if held_out else split
         return reviews, run.labels, part == "eval"
+    if run and differ is None:
+        follow_columns(args, run, now, split)
     reviews, names, notes = data.load_split(now, split, () if differ is None else run.labels)
     if notes and os.environ.get("RANK", "0") == "0":
         print(*notes, sep="\n")
@@ -159,6 +162,17 @@ def load_reviews(args, run, now, differ):
     seed = run.settings["seed"] if run else 42
     sample = reviews.sample(args.max_eval_samples, f"{seed}/{args.split if part else 'test'}")
     return sample, names, part == "eval" and not what_changed(run, part, dataset)[1]
+
+
+def follow_columns(args, run, now, split):
+    """Let columns of other data that no flag names be those of training, if they are there."""
+    found = source.read(now, split)
+    there = found[0].column_names if found else []
+    text, label = run.settings["text_column"], run.settings["label_column"]
+    trained = {"text_column": of_text(text, there), "label_column": [label]}
+    for name, needed in trained.items():
+        if getattr(args, name) is None and set(needed) <= set(there):
+            setattr(now, name, run.settings[name])
 
 
 def find_again(run, part, dataset, way):

@@ -156,6 +156,28 @@ def test_a_split_named_by_a_flag_is_scored(tmp_path, copy, reviews, refusal):
     assert '"reviews": 41' in scored.read_text()
 
 
+def test_other_data_are_read_from_the_columns_of_training_if_they_are_there(tmp_path, distilbert):
+    rows = [("a", text, label) for text, label in tiny.reviews(20, seed=1)]
+    path = tiny.write(tmp_path / "train.csv", rows, ["title", "body", "stars"])
+    given = {"text_column": "title,body", "label_column": "stars", "num_train_epochs": 1}
+    folder = tiny.train(distilbert, path, tmp_path / "run", **given)
+    row = {"title": "a", "body": "b", "stars": "positive", "text": "c", "label": "negative"}
+    for names, flags, read in (
+        ("title body stars text label", {}, ("positive", "a b")),
+        ("title body stars text label", {"text_column": "text"}, ("positive", "c")),
+        ("title body stars text label", {"label_column": "label"}, ("negative", "a b")),
+        ("title text stars", {}, ("positive", "c")),
+        ("title body text label", {}, ("negative", "a b")),
+        ("text label", {}, ("negative", "c")),
+    ):
+        chosen = names.split()
+        other = tiny.write(tmp_path / "other.csv", [[row[name] for name in chosen]], chosen)
+        call(folder, dataset_name=other, output_dir=tmp_path / "out", predictions=True, **flags)
+        with open(tmp_path / "out" / "predictions.csv", encoding="utf-8-sig") as file:
+            [found] = csv.DictReader(file)
+        assert (found["label"], found["text"]) == read
+
+
 def test_held_out_reviews_need_the_settings_of_training(tmp_path, distilbert, refusal):
     rows = [(text, text, label) for text, label in tiny.reviews(30, seed=3)]
     path = tiny.write(tmp_path / "train.csv", rows, ["text", "other", "label"])
