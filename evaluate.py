@@ -235,7 +235,7 @@ def match(labels, names, mapped, classes):
         "by id": ids if numbers and (unnamed or list(folded) in POLAR) else {},
         "by order": {name: i for i, name in enumerate(names)} if unnamed and names in POLAR else {},
     }
-    # "1" to "3" are not three of the classes "1" to "5" if there is a "0" as well.
+    # All numbers of the data set count: with a "0", "1" to "3" are ids, not the classes "1" to "3".
     needed = found | {name for name in names if name.isdecimal()}
     both = needed <= rules["by name"].keys() & ids.keys() and not mapped
     if both and any(rules["by name"][name] != ids[name] for name in needed):

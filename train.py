@@ -129,8 +129,8 @@ def train(run, step, accelerator, classifier, sets, log, stop):
             started = time.perf_counter()
             epoch, position = divmod(step, run.steps_per_epoch)
             epoch, step = epoch + 1, step + 1
-            given = len(train_set.ids), settings.seed, epoch
-            batch = batches.global_batch(position, settings.train_batch_size, *given)
+            order = len(train_set.ids), settings.seed, epoch
+            batch = batches.global_batch(position, settings.train_batch_size, *order)
             lr = learning_rate(step, run.last_step, settings.learning_rate, settings.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -170,7 +170,8 @@ def end_epoch(run, step, score, max_tokens, state):
     if validates:
         run.history = [*run.history[: epoch - 1], scores[settings.metric_for_best_model]]
     over = over or epoch - run.best_epoch >= (settings.early_stopping_patience or math.inf)
-    if settings.load_best_model_at_end or over:  # before other weights are loaded, or calibrated
+    # Now: what follows may load the best epoch's weights, and scoring "eval" calibrates them.
+    if settings.load_best_model_at_end or over:
         checkpoint.save(run, step, max_tokens, *state)
     if settings.load_best_model_at_end and over and run.best_epoch < epoch:
         checkpoint.load(run, run.best_epoch * run.steps_per_epoch, *state)

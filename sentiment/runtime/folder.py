@@ -121,7 +121,7 @@ def clear(folder, step):
         for name in CONTENT:
             files.remove(folder / name)
         return
-    # Up to `step`; its evaluation is made again.
+    # Steps up to `step`, and evaluations before it.
     kept = [entry for entry in read_log(folder) if entry["step"] < step + ("loss" in entry)]
     files.write_text(folder / "log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in kept))
 
