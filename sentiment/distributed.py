@@ -1,5 +1,6 @@
 """Wait for the other ranks, sum over all. Raises RunError if another process is lost."""
 
+import re
 from collections import Counter
 from contextlib import contextmanager
 
@@ -29,7 +30,8 @@ def all_reduce(accelerator, tensor):
             torch.distributed.all_reduce(tensor)
     except RuntimeError as error:
         # This rank's own: CUDA errors are asynchronous.
-        own = isinstance(error, torch.AcceleratorError) or "Cuda failure" in str(error)
+        named = re.search("Cuda failure|Duplicate GPU", str(error))
+        own = named or isinstance(error, torch.AcceleratorError)
         if own or is_out_of_memory(error):
             raise
         raise RunError("another process exited; see its output for the reason") from error
@@ -49,4 +51,4 @@ def broadcast(accelerator, number):
 
 
 def barrier(accelerator):
-    gather(accelerator, 0)  # Accelerate's own fails if each process sees one GPU alone
+    gather(accelerator, 0)  # Accelerate's fails if a process sees one GPU

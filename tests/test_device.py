@@ -232,6 +232,9 @@ def test_a_lost_process_is_named_as_such(error, failing):
     [
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         torch.distributed.DistBackendError("Cuda failure 'unspecified launch failure'"),
+        torch.distributed.DistBackendError(
+            "NCCL error\nDuplicate GPU detected : rank 0 and rank 1"
+        ),
         *map(RuntimeError, OUT_OF_MEMORY),
     ],
 )

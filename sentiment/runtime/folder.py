@@ -79,7 +79,7 @@ def open_run(run, accelerator):
     status.json says how the block ended. UserError or RunError: the run cannot start or resume.
     """
     digests = distributed.gather(accelerator, zlib.crc32(repr(run.identity()).encode()))
-    if len(set(digests)) > 1:  # else they would train different models
+    if len(set(digests)) > 1:
         raise UserError("the processes differ in flags, data, model or precision")
     if not accelerator.is_main_process:
         yield distributed.broadcast(accelerator, 0)
