@@ -23,7 +23,11 @@ from pathlib import Path
 
 import numpy
 import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
 
 from sentiment import data, distributed, files, inference, intervals, metrics, model, tokens
 from sentiment.columns import of_text
@@ -32,7 +36,7 @@ from sentiment.fast import packing
 from sentiment.hub import access, source, trial
 from sentiment.hub.push import open_repository, push
 from sentiment.labels import fold, names_of, some
-from sentiment.report import baselines, card
+from sentiment.report import card
 from sentiment.report.table import table
 from sentiment.run import Run
 from sentiment.runtime import device, folder, launch
@@ -42,6 +46,11 @@ from sentiment.runtime.log import read_log
 
 KEPT = "; README.md there is not a card as generated, and stays (--overwrite_card replaces it)"
 POLAR = (["negative", "positive"], ["negative", "neutral", "positive"])  # classes by id
+WORDS = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
+BASELINES = {
+    "majority class": DummyClassifier(strategy="most_frequent"),
+    "TF-IDF regression": make_pipeline(WORDS, LogisticRegression(C=10, max_iter=1000)),
+}
 
 
 def parse_args(argv):
@@ -146,15 +155,16 @@ def load_reviews(args, run, now, differ):
         reviews = find_again(run, part, dataset, way)
         reviews.split = data.HELD_OUT if held_out else split
         return reviews, run.labels, part == "eval"
-    if run and differ is None:
-        follow_columns(args, run, now, split)
+    columns = follow_columns(args, run, now, split) if run and differ is None else []
     reviews, names, notes = data.load_split(now, split, () if differ is None else run.labels)
+    notes = columns + notes
     if notes and os.environ.get("RANK", "0") == "0":
         print(*notes, sep="\n")
     if held_out:  # never score a text that was trained on or chose an epoch, even at another row
         for other in run.reviews.keys() - {"eval"}:
             reviews = reviews.without(find_again(run, other, dataset, way))
-    if not reviews:
+    known = run.labels if run else ()
+    if not reviews or (set(reviews.labels) == {"-1"} and "-1" not in known):  # -1: no label
         reason = f"{dataset} has no such split, or no review with a text and a label"
         raise UserError(f"--split {args.split}: {reason}; {source.describe(now)}")
     named = args.split if Path(dataset).is_file() else split
@@ -165,14 +175,20 @@ def load_reviews(args, run, now, differ):
 
 
 def follow_columns(args, run, now, split):
-    """Let columns of other data that no flag names be those of training, if they are there."""
-    found = source.read(now, split)
+    """Without flags, read other data from the columns of training, each if it is there. Returns
+    lines that say so.
+    """
+    found, notes = source.read(now, split), []
     there = found[0].column_names if found else []
     text, label = run.settings["text_column"], run.settings["label_column"]
-    trained = {"text_column": of_text(text, there), "label_column": [label]}
-    for name, needed in trained.items():
-        if getattr(args, name) is None and set(needed) <= set(there):
-            setattr(now, name, run.settings[name])
+    for flag, column, needed in (
+        ("text_column", text, of_text(text, there)),
+        ("label_column", label, [label]),
+    ):
+        if getattr(args, flag) is None and column != getattr(now, flag) and {*needed} <= {*there}:
+            setattr(now, flag, column)
+            notes += [f"--{flag} {column}, as in training"]
+    return notes
 
 
 def find_again(run, part, dataset, way):
@@ -235,7 +251,7 @@ def match(labels, names, mapped, classes):
         "by id": ids if numbers and (unnamed or list(folded) in POLAR) else {},
         "by order": {name: i for i, name in enumerate(names)} if unnamed and names in POLAR else {},
     }
-    # All numbers of the data set count: with a "0", "1" to "3" are ids, not the classes "1" to "3".
+    # If the data set also has a "0", its "1" to "3" are ids, not the classes "1" to "3".
     needed = found | {name for name in names if name.isdecimal()}
     both = needed <= rules["by name"].keys() & ids.keys() and not mapped
     if both and any(rules["by name"][name] != ids[name] for name in needed):
@@ -366,8 +382,9 @@ def compute(models, run, reviews, training):
         _, ids = match(training.labels, run.labels, True, first.classes)
         learned = training, [ids[label] for label in training.labels]
         scores["baselines"] = {}
-        for name, guesses in baselines.predictions(*learned, reviews).items():
-            scores["baselines"][name] = compare(first, guesses)
+        for name, baseline in BASELINES.items():
+            guesses = baseline.fit(*learned).predict(reviews)
+            scores["baselines"][name] = compare(first, torch.as_tensor(guesses))
     for other in others:
         found = compare(first, other.predictions(first))
         found["reviews_trained_on"] = count_seen(other, reviews)

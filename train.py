@@ -170,7 +170,7 @@ def end_epoch(run, step, score, max_tokens, state):
     if validates:
         run.history = [*run.history[: epoch - 1], scores[settings.metric_for_best_model]]
     over = over or epoch - run.best_epoch >= (settings.early_stopping_patience or math.inf)
-    # Now: what follows may load the best epoch's weights, and scoring "eval" calibrates them.
+    # Save now: the best epoch's weights may be loaded below, and scoring "eval" rescales them.
     if settings.load_best_model_at_end or over:
         checkpoint.save(run, step, max_tokens, *state)
     if settings.load_best_model_at_end and over and run.best_epoch < epoch:

@@ -23,9 +23,9 @@ from scipy.sparse import vstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
+from evaluate import WORDS
 from sentiment import data
 from sentiment.errors import UserError
-from sentiment.report.baselines import WORDS
 from sentiment.runtime.exits import script
 from sentiment.runtime.flags import Parser
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def columns(folder):
-    """Lists of what log.jsonl holds: a value for each step; a matrix for each evaluation."""
+    """{name: its values in log.jsonl}, one for each step or evaluation."""
     lines = (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     log = [json.loads(line) for line in lines]
     steps = [entry for entry in log if "loss" in entry]

@@ -156,7 +156,9 @@ def test_a_split_named_by_a_flag_is_scored(tmp_path, copy, reviews, refusal):
     assert '"reviews": 41' in scored.read_text()
 
 
-def test_other_data_are_read_from_the_columns_of_training_if_they_are_there(tmp_path, distilbert):
+def test_other_data_are_read_from_the_columns_of_training_if_they_are_there(
+    tmp_path, distilbert, capsys
+):
     rows = [("a", text, label) for text, label in tiny.reviews(20, seed=1)]
     path = tiny.write(tmp_path / "train.csv", rows, ["title", "body", "stars"])
     given = {"text_column": "title,body", "label_column": "stars", "num_train_epochs": 1}
@@ -173,9 +175,26 @@ def test_other_data_are_read_from_the_columns_of_training_if_they_are_there(tmp_
         chosen = names.split()
         other = tiny.write(tmp_path / "other.csv", [[row[name] for name in chosen]], chosen)
         call(folder, dataset_name=other, output_dir=tmp_path / "out", predictions=True, **flags)
+        assert ("--label_column stars, as in training" in capsys.readouterr().out) == (
+            "stars" in chosen and "label_column" not in flags
+        )
         with open(tmp_path / "out" / "predictions.csv", encoding="utf-8-sig") as file:
             [found] = csv.DictReader(file)
         assert (found["label"], found["text"]) == read
+
+
+def test_other_data_without_labels_are_not_scored(tmp_path, trained, distilbert, refusal):
+    """Where -1 is a class, it is one."""
+    texts = [text for text, _ in tiny.reviews(20, seed=1)]
+    (tmp_path / "data").mkdir()
+    tiny.write(tmp_path / "data" / "test.csv", [(text, -1) for text in texts])
+    tiny.write(tmp_path / "signs.csv", [(text, i % 2 * 2 - 1) for i, text in enumerate(texts)])
+    given = {"dataset_name": tmp_path / "data", "output_dir": tmp_path / "out"}
+    line = refusal(evaluate.main, tiny.flags(model_name_or_path=trained, **given))
+    assert "no review with a text and a label; its splits: test" in line
+    signs = tiny.train(distilbert, tmp_path / "signs.csv", tmp_path / "run", num_train_epochs=1)
+    call(signs, **given)
+    assert tiny.read(tmp_path / "out", "metrics.json")["reviews"] == 20
 
 
 def test_held_out_reviews_need_the_settings_of_training(tmp_path, distilbert, refusal):
