@@ -5,7 +5,8 @@ import re
 import unicodedata
 
 READABLE_NAMES = {"neg": "negative", "pos": "positive"}
-INTEGER = re.compile(r"^(-?[0-9]+)([.,]0{1,2})?$")  # integers with nulls become floats
+MISSING = {"nan", "null", "<na>", "#n/a", r"\n"}  # in tables that other programs wrote
+INTEGER = re.compile(r"^(-?[0-9]+)([.,]0{1,2})?$")  # with nulls, integers become 1.0
 
 
 def label_name(label):
@@ -52,6 +53,7 @@ def read(labels, names, label_map, known):
     mapping = {fold(label): name for label, name in label_map.items()}
     preferred = [*mapping.values(), *known, *order, *spelled.values()]
     chosen = {fold(name): name for name in reversed(preferred)}
+    chosen |= dict.fromkeys(MISSING.difference(map(fold, [*label_map, *known, *order])), "")
     kept = {*known, *order}
     spelled = {x: name if name in kept else chosen[fold(name)] for x, name in spelled.items()}
     order = order or class_names(set(spelled.values()) - {""})

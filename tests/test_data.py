@@ -154,6 +154,21 @@ def test_json_of_another_layout_is_refused_with_a_hint(tmp_path, content, reason
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".csv"])
+def test_labels_of_other_programs_for_none_are_missing_unless_they_are_classes(tmp_path, kind):
+    labels = ["0", "NULL", "1", "nan", "#N/A", "<NA>", r"\N", "N/A", "none"]
+    rows = [(f"text {i}", label) for i, label in enumerate(labels)]
+    path = tmp_path / f"train{kind}"
+    _, found, classes, report = load(path, rows)
+    assert found == ["0", "1", "N/A", "none"]
+    assert classes == ["0", "1", "N/A", "none"]
+    assert report == ["dropped: 0 without text, 5 without label"]
+    settings = argparse.Namespace(**data.DEFAULTS | {"dataset_name": str(path)})
+    assert data.load_split(settings, "train", ["Null"])[1] == ["0", "1", "N/A", "Null", "none"]
+    settings.label_map = {"null": "neutral"}
+    assert "neutral" in data.load_split(settings, "train")[1]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv"])
 def test_spellings_of_an_integer_are_one_class(tmp_path, kind):
     """But not of a thousand."""
     labels = ["2.0", "1.00", "2,0", "1,00", "1,000"]

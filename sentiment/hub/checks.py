@@ -63,7 +63,8 @@ def respelled(column, codes, labels, read, label_map):
     for i, row in zip(*numpy.unique(codes, return_index=True), strict=True):
         label, name = labels[i], read[labels[i]]
         known = (label, READABLE_NAMES.get(label), "", *label_map.values())
-        if isinstance(label, str) and name not in known and not INTEGER.fullmatch(label):
+        plain = not isinstance(label, str) or (INTEGER.fullmatch(label) and "," not in label)
+        if not plain and name not in known:
             lines += [f"{some([repr(label)])} (row {row}) as {some([repr(name)])}"]
     return [f"{column}: read {', '.join(lines[:5])}{', ...' * (len(lines) > 5)}"] if lines else []
 
