@@ -98,8 +98,9 @@ class Reviews(Sequence):
     def summary(self):
         """For example "100 reviews (negative: 50, positive: 50)"."""
         counts = sorted(Counter(self.labels).items())
-        classes = rules.some([f"{label}: {count:,}" for label, count in counts], 10)
-        return f"{len(self):,} reviews ({classes})"
+        classes = [f"{rules.some([label])}: {count:,}" for label, count in counts]
+        more = [f"{len(counts) - 10:,} more classes"] * (len(counts) > 10)
+        return f"{len(self):,} reviews ({', '.join(classes[:10] + more)})"
 
 
 def load_split(settings, split, known=()):
@@ -158,9 +159,10 @@ def values(column):
 
 
 def as_texts(column, where):
-    mixed = isinstance(column.type, MIXED)  # each value is in JSON
-    others = (x for x in values(column) if x is not None and not (mixed and x[0] == '"'))
-    if not isinstance(first := next(others, ""), str) or mixed:
+    found = (value for value in values(column) if value is not None)
+    if mixed := isinstance(column.type, MIXED):  # values are JSON, one of them is no string
+        found = (value for value in found if value[0] != '"')
+    if not isinstance(first := next(found, ""), str) or mixed:
         way = "see --text_column (JSON: an object for each review)"
         raise UserError(f"{where}: texts must be strings, unlike {rules.some([str(first)])}; {way}")
     return column.cast(pyarrow.large_string())
@@ -191,7 +193,7 @@ def stratified(labels, size, seed, at_least=0):
         return numpy.arange(len(labels))
     classes = pandas.Series(labels).groupby(labels, sort=False)
     k, count = classes.cumcount(), classes.transform("size")
-    keys = classes.ngroup(), -count / (2 * k + 1), k >= at_least  # the last decides
+    keys = classes.ngroup(), -count / (2 * k + 1), k >= at_least  # the last comes first
     shares = Counter(labels[numpy.lexsort(keys)[:size]])
     sample = [
         positions[random.Random(f"{seed}/{label}").sample(range(len(positions)), shares[label])]

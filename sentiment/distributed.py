@@ -51,4 +51,5 @@ def broadcast(accelerator, number):
 
 
 def barrier(accelerator):
-    gather(accelerator, 0)  # Accelerate's fails if a process sees one GPU
+    # Accelerate's takes the local rank as the GPU's number, also where each process sees one GPU.
+    gather(accelerator, 0)

@@ -87,6 +87,7 @@ def shared_logits(accelerator, model, ids, precision, max_tokens=None, stop=()):
             raise Stopped(stop)
         chunks.append(rows[:-1])
         bar.update(len(chunk))
+    bar.close()
     return torch.cat(chunks)
 
 

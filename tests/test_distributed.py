@@ -20,6 +20,7 @@ import torch
 
 from sentiment import batches
 from sentiment.errors import RunError, UserError
+from sentiment.run import FREE
 from sentiment.runtime import device, launch, watch
 from sentiment.runtime import folder as run_folder
 from sentiment.runtime.exits import script
@@ -213,6 +214,7 @@ def opened(folder):
     """`open_run` for a run in a folder, in one process."""
     settings = {"overwrite_output_dir": False, "resume": False, "output_dir": folder}
     settings |= {"model_name_or_path": "a model", "dataset_name": "reviews"}
+    settings |= {"checkpointing_steps": 10}
     run = SimpleNamespace(settings=settings, folder=folder, write=lambda folder: None)
     run.identity = dict
     alone = {"is_main_process": True, "num_processes": 1, "process_index": 0}
@@ -469,15 +471,16 @@ if accelerate.PartialState().is_main_process:
     done = tiny.process(*launcher, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
     assert done.returncode == 0, done.stderr
     calls = json.loads(done.stdout.splitlines()[-1])
-    assert len(calls) == 3 + 12 + 2 + 4
+    settings = tiny.read(tmp_path / "run", "run.json")["settings"].keys() - FREE
+    # An integer of each process. At the start: after loading, a digest for each setting, and where
+    # to begin. For each checkpoint: the token budgets, and after it.
+    assert calls.count(2) == 1 + len(settings | {"checkpointing_steps"}) + 1 + 2 * 2
     assert calls.count((20 + 1) * 2) == 2  # logits of the 20 test reviews, and the stop flag
-    # An integer of each process: after loading, digests of settings and data, where to begin; the
-    # token budgets in a checkpoint, and after it.
-    assert calls.count(2) == 3 + 4
+    assert len(calls) == calls.count(2) + 12 + 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["data", "model", "seed", "no data"])
+@pytest.mark.parametrize("other", ["data", "model", "seed", "checkpoints", "no data"])
 def test_processes_that_differ_leave_an_earlier_run_as_it_is(
     tmp_path, without_dropout, distilbert, reviews, other
 ):
@@ -489,6 +492,7 @@ def test_processes_that_differ_leave_an_earlier_run_as_it_is(
         "data": {"dataset_name": copy},
         "model": {"model_name_or_path": distilbert},
         "seed": {"seed": 2},
+        "checkpoints": {"checkpointing_steps": 1},
         "no data": {"dataset_name": tmp_path / "nothing"},
     }
     code = "import os, sys, train\n"
@@ -502,7 +506,8 @@ def test_processes_that_differ_leave_an_earlier_run_as_it_is(
     words = " ".join(map(str, tiny.flags(**changed[other])))
     done = tiny.process(*start, words, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
     assert done.returncode == 1
-    reason = "no such file" if other == "no data" else "the processes differ in flags, data, model"
+    [flag] = changed[other]
+    reason = "no such file" if other == "no data" else f"error: --{flag}: "
     assert reason in done.stderr
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -78,9 +78,7 @@ def open_run(run, accelerator):
 
     status.json says how the block ended. UserError or RunError: the run cannot start or resume.
     """
-    digests = distributed.gather(accelerator, zlib.crc32(repr(run.identity()).encode()))
-    if len(set(digests)) > 1:
-        raise UserError("the processes differ in flags, data, model or precision")
+    check_agreement(run, accelerator)
     if not accelerator.is_main_process:
         yield distributed.broadcast(accelerator, 0)
         return
@@ -108,11 +106,20 @@ def open_run(run, accelerator):
             yield distributed.broadcast(accelerator, step)
         except BaseException as error:
             status = "preempted" if isinstance(error, Stopped) else "failed"
-            with suppress(OSError):  # `error` says more than a full disk
+            with suppress(OSError):  # a full disk must not hide `error`
                 write_status(folder, status, reason=first_line(error))
             raise
         write_status(folder, "finished")
         files.remove(folder / checkpoint.FOLDER)  # last: a killed run is finished or can resume
+
+
+def check_agreement(run, accelerator):
+    """Raise UserError if ranks would train different models, or save at other steps."""
+    same = {"checkpointing_steps": run.settings["checkpointing_steps"]} | run.identity()
+    for name, value in reversed(same.items()):  # model and data last
+        digests = distributed.gather(accelerator, zlib.crc32(repr(value).encode()))
+        if len(set(digests)) > 1:
+            raise UserError(f"--{name}: the processes differ in it, or in what it names")
 
 
 def clear(folder, step):

@@ -8,7 +8,7 @@ import zlib
 from sentiment.errors import UserError
 
 BLOCK, LONGEST = 2**18, 2**22  # most bytes of a read, and characters of a line; the rest is dropped
-WAITING = 1024  # texts read ahead; while more wait, no block is read
+WAITING = 1024  # texts read ahead; no block is read while more wait
 
 
 def lines(source, where, errors="replace"):
