@@ -97,6 +97,8 @@ def check(args):
     if args.text_column and kind_of(args) == "lines":
         way = f"{args.input_file} is read as lines of text, by its name; add --csv or --jsonl"
         raise UserError(f"--text_column: {way}")
+    if (args.csv or args.jsonl) and (args.input_file or "").endswith(".parquet"):
+        raise UserError(f"{forms[0]}: {args.input_file} is Parquet, by its name; drop {forms[0]}")
     if args.csv and args.output_format:
         raise UserError("--csv answers in CSV; drop --output_format")
     if args.input_file and not is_file(args.input_file):
@@ -135,7 +137,9 @@ def text_columns(args, classifiers):
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
         found[",".join(names) if known and names else "text"] = None
     if len(found) > 1 and kind_of(args) != "lines":
-        raise UserError(f"the models read other columns: {'; '.join(found)}; give --text_column")
+        raise UserError(
+            f"the models read different columns: {'; '.join(found)}; give --text_column"
+        )
     return list(found)
 
 
@@ -238,7 +242,8 @@ def parse(line, column):
         reason = f"{error.msg} at column {error.colno}"
         raise ValueError(f"no JSON object with a field {column}: {reason}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"no JSON object with a field {column}: {type(fields).__name__}")
+        way = " (--input_file FILE.json reads an array)" if isinstance(fields, list) else ""
+        raise ValueError(f"no JSON object with a field {column}: {type(fields).__name__}{way}")
     texts = [fields.get(name, 0) for name in columns.of_text(column, fields)]
     if not all(isinstance(text, str | None) for text in texts):
         raise ValueError(f"no string field {column}; fields: {', '.join(fields)}")

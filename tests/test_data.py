@@ -173,8 +173,22 @@ def test_spellings_of_an_integer_are_one_class(tmp_path, kind):
     """But not of a thousand."""
     labels = ["2.0", "1.00", "2,0", "1,00", "1,000"]
     path = tmp_path / f"train{kind}"
-    _, found, classes, _ = load(path, [(f"text {i}", label) for i, label in enumerate(labels)])
+    rows = [(f"text {i}", label) for i, label in enumerate(labels)]
+    _, found, classes, report = load(path, rows)
     assert (found, classes) == (["2", "1", "2", "1", "1,000"], ["1", "1,000", "2"])
+    assert report == ["label: read '2,0' (row 2) as '2', '1,00' (row 3) as '1'"]
+
+
+def test_the_summary_counts_classes_with_long_names_and_cuts_long_lists(tmp_path):
+    rows = [(f"text {i}", f"{i:02d} {'word ' * 20}") for i in range(12)]
+    reviews, _, _ = data.load_split(
+        argparse.Namespace(
+            **data.DEFAULTS | {"dataset_name": str(tiny.write(tmp_path / "a.csv", rows))}
+        ),
+        "train",
+    )
+    shown = [f"{i:02d} {('word ' * 20)[:34]}...: 1" for i in range(10)]
+    assert reviews.summary() == f"12 reviews ({', '.join(shown)}, 2 more classes)"
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet", ".csv"])

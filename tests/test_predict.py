@@ -170,7 +170,7 @@ def test_json_lines_keep_their_fields_and_get_label_and_score(trained, monkeypat
     ("line", "named"),
     [
         (b"superb", "Expecting value"),
-        (b"[1]", "JSON object with a field text: list"),
+        (b"[1]", "JSON object with a field text: list (--input_file FILE.json reads an array)"),
         (b'{"txt": "superb"}', "text; fields: txt"),
         (b'{"text": 5}', "no string"),
         (b'{"text": "x", "n": NaN}', "NaN"),
@@ -405,6 +405,7 @@ def test_below_the_threshold_is_unsure():
         (["--input_file", "@/other.csv"], "--text_column text @/other.csv body"),
         (["--input_file", "@/reviews.txt", "--text_column", "a"], "read as lines --csv"),
         (["--csv", "--input_file", "@/other.csv"], "--text_column text @/other.csv body"),
+        (["--csv", "--input_file", "@/other.parquet"], "--csv: @/other.parquet Parquet drop"),
         (["@/reviews.txt"], "--input_file @/reviews.txt"),
         (["good", "@/my model"], "--model_name_or_path '@/my model' TEXT"),
         (["@/missing.csv"], "@/missing.csv: no such file"),
@@ -419,6 +420,7 @@ def test_arguments_that_cannot_be_meant_so_are_refused(argv, named, trained, ref
     (tmp_path / "reviews.txt").write_text("superb film\n")
     (tmp_path / "damaged.txt.gz").write_bytes(gzip.compress(b"superb film\n" * 100)[:40])
     (tmp_path / "other.csv").write_text("id,body\n1,superb\n")
+    (tmp_path / "other.parquet").touch()
     (tmp_path / "my model").mkdir()
     (tmp_path / "my model" / "config.json").write_text("{}")
     argv = [word.replace("@", str(tmp_path)) for word in argv]
