@@ -480,36 +480,53 @@ if accelerate.PartialState().is_main_process:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["data", "model", "seed", "checkpoints", "no data"])
-def test_processes_that_differ_leave_an_earlier_run_as_it_is(
-    tmp_path, without_dropout, distilbert, reviews, other
-):
-    """The second process reads other files, as on a machine with an old copy."""
+def test_processes_that_differ_leave_an_earlier_run_as_it_is(tmp_path, without_dropout, reviews):
+    """The second process reads an old copy of the data."""
     rows = (reviews / "train.csv").read_text(encoding="utf-8").splitlines()
     copy = shutil.copytree(reviews, tmp_path / "copy")
     (copy / "train.csv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n", encoding="utf-8")
-    changed = {
-        "data": {"dataset_name": copy},
-        "model": {"model_name_or_path": distilbert},
-        "seed": {"seed": 2},
-        "checkpoints": {"checkpointing_steps": 1},
-        "no data": {"dataset_name": tmp_path / "nothing"},
-    }
     code = "import os, sys, train\n"
-    code += "train.main(sys.argv[2:] + sys.argv[1].split() * (os.environ['RANK'] == '1'))\n"
+    code += "data = sys.argv[1 + int(os.environ['RANK'])]\n"
+    code += "train.main(['--dataset_name', data, *sys.argv[3:]])\n"
     (tmp_path / "differing.py").write_text(code)
     folder = tiny.train(without_dropout, reviews, tmp_path / "run", **PLAIN)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    given = {"model_name_or_path": without_dropout, "dataset_name": reviews, "output_dir": folder}
-    argv = [*tiny.flags(**given, mixed_precision="no", **PLAIN), "--overwrite_output_dir"]
-    start = [*TORCHRUN, "--nproc-per-node", 2, tmp_path / "differing.py"]
-    words = " ".join(map(str, tiny.flags(**changed[other])))
-    done = tiny.process(*start, words, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
+    given = {"model_name_or_path": without_dropout, "output_dir": folder, **PLAIN}
+    argv = [*tiny.flags(**given, mixed_precision="no"), "--overwrite_output_dir"]
+    start = [*TORCHRUN, "--nproc-per-node", 2, tmp_path / "differing.py", reviews, copy]
+    done = tiny.process(*start, *argv, env={"PYTHONPATH": str(tiny.ROOT)})
     assert done.returncode == 1
-    [flag] = changed[other]
-    reason = "no such file" if other == "no data" else f"error: --{flag}: "
-    assert reason in done.stderr
+    assert "error: --dataset_name: the processes differ" in done.stderr
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({}, None),
+        ({"checkpointing_steps": 5}, "--checkpointing_steps"),
+        ({"seed": 2, "model_name_or_path": "another head"}, "--seed"),
+        ({"dataset_name": "b"}, "--dataset_name"),
+    ],
+)
+def test_a_flag_in_which_processes_differ_is_named(monkeypatch, changed, named):
+    def check(checkpointing_steps=10, **changed):
+        identity = {"model_name_or_path": "a head", "dataset_name": "a", "seed": 1} | changed
+        settings = {"checkpointing_steps": checkpointing_steps}
+        run_folder.check_agreement(SimpleNamespace(settings=settings, identity=lambda: identity), 0)
+
+    sent = []
+    monkeypatch.setattr(
+        run_folder.distributed, "gather", lambda _, number: sent.append(number) or [0]
+    )
+    check(**changed)
+    others = iter(sent[:])
+    monkeypatch.setattr(run_folder.distributed, "gather", lambda _, number: [number, next(others)])
+    if named:
+        with pytest.raises(UserError, match=f"^{named}: the processes differ"):
+            check()
+    else:
+        check()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the script needs bash")
