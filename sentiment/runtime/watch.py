@@ -1,4 +1,4 @@
-"""Ends a job whose ranks wait for one that lives but does not go on, such as a paused one."""
+"""Ends a job whose ranks wait for one that makes no progress, such as a paused one."""
 
 import os
 import sys
@@ -19,20 +19,24 @@ POLLS = 60  # without progress, they make up --ddp_timeout
 def progress(accelerator, run, log):
     """Within the block, end this process once no rank has gone on for --ddp_timeout seconds."""
     over, ranks = Event(), list(map(str, range(accelerator.num_processes)))
-    if len(ranks) > 1:
-        store = PrefixStore("watch", distributed_c10d._get_default_store())
-        given = store, ranks, accelerator.process_index, run, log, over
-        Thread(target=watch, args=given, daemon=True).start()
+    if len(ranks) == 1:
+        yield
+        return
+    store = PrefixStore("watch", distributed_c10d._get_default_store())
+    given = store, ranks, accelerator.process_index, run, log, over
+    thread = Thread(target=watch, args=given, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         over.set()
+        thread.join(10)  # exiting within a store call aborts
 
 
 def watch(store, ranks, rank, run, log, over):
     """Compare what the ranks have begun. Polls count, not time, which passes while all pause."""
     limit, polls, history = run.settings["ddp_timeout"], 0, []
-    with suppress(RuntimeError):  # the store's process is gone: the main thread will notice
+    with suppress(RuntimeError):  # the store is gone: the main thread will notice
         store = store.clone()  # a connection of its own
         for each in ranks:  # multi_get waits for missing keys
             store.compare_set(each, "", "0 0 0")
@@ -53,8 +57,8 @@ def watch(store, ranks, rank, run, log, over):
             reason = f"{who} made no progress for {limit:g} s after step {log.at}"
             reason += "; see --ddp_timeout"
             print(f"train.py: error: {reason}", file=sys.stderr, flush=True)
-            with suppress(OSError):  # a full disk, or a folder on another machine
+            with suppress(OSError):  # a full disk
                 write_status(run.folder, "failed", reason=reason)
         else:
             time.sleep(limit / 10)  # or that rank would report this exit
-        os._exit(1)  # the main thread waits in a library
+        os._exit(1)  # the main thread is blocked
